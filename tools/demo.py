@@ -1,0 +1,184 @@
+"""The session that ``tools/demo`` holds: prepare a guest, boot it, talk to it, say what happened.
+
+It drives the same command that a user types, ``colo run``, and prints it, so that what is seen here
+can be repeated by hand.  While the guest boots, one line shows its last words (a terminal only); from
+the text that the session waits for first, everything that the guest says is shown as it comes.
+
+What is said to a guest stands in ``guests/NAME/demo.script`` (``vmm.backends.script``); a guest
+without one runs until it ends by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import vmm.guest
+from vmm.backends.script import Script
+from vmm.errors import VmmError
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDTH = 86
+"""Where the time of a step ends: fits a terminal of 90 columns."""
+VIRTUAL_LIMIT_S = 120
+"""Virtual seconds after which a session that does not end is given up."""
+
+
+class Steps:
+    """Numbered lines of progress, continuing those of tools/env.sh."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._live = sys.stdout.isatty()
+        self._started = time.monotonic()
+
+    def begin(self, what: str) -> None:
+        self._number += 1
+        self._started = time.monotonic()
+        self.say(f"{self._number:2d} {what}")
+
+    def end(self, what: str) -> None:
+        """What came of the step, with the time that it took."""
+        took = f"{time.monotonic() - self._started:.1f} s"
+        self.say(f"   {what:<{WIDTH - 3 - len(took)}}{took}")
+
+    def live(self, what: str) -> None:
+        """A line that the next one replaces; nothing when piped."""
+        if self._live:
+            room = shutil.get_terminal_size().columns - 4
+            print(f"\r\x1b[K   {printable(what)[:room]}", end="", flush=True)
+
+    def say(self, line: str) -> None:
+        print(f"\r\x1b[K{line}" if self._live else line, flush=True)
+
+
+def printable(text: str) -> str:
+    """A guest's line without what would move the cursor."""
+    return "".join(char for char in text if char.isprintable())
+
+
+@dataclass(frozen=True)
+class Session:
+    """A guest, what is said to it, and the text from which on its words are shown."""
+
+    guest: str
+    script: Path | None
+    starts_at: str
+
+    @classmethod
+    def of(cls, guest: str) -> Session:
+        path = ROOT / "guests" / guest / "demo.script"
+        if not path.exists():
+            return cls(guest, None, "")
+        steps = Script.parse(path.read_text(), str(path.relative_to(ROOT))).steps
+        first = next((step.data for step in steps if step.expects), b"")
+        return cls(guest, path.relative_to(ROOT), first.decode(errors="replace").strip())
+
+    def words(self) -> list[str]:
+        """What stands after ``colo``."""
+        words = ["run", self.guest, "--free-running", "--until-virtual", str(VIRTUAL_LIMIT_S)]
+        return words if self.script is None else [*words, "--script", str(self.script)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How ``colo run`` ended: its exit status, the object on its last line, and what it complained of."""
+
+    status: int
+    facts: dict[str, Any]
+    complaint: str
+
+
+def show(lines: Iterable[str], starts_at: str, steps: Steps) -> str:
+    """Show each line but the last, which is returned."""
+    shown = not starts_at
+    held: str | None = None
+    for line in lines:
+        if held is not None:
+            shown = shown or starts_at in held
+            if shown:
+                steps.say(f"   | {printable(held)}")
+            else:
+                steps.live(held)
+        held = line
+    return held or ""
+
+
+def run(session: Session, steps: Steps) -> Outcome:
+    """Run ``colo``; with ``--json`` its last line is one object, all others are the guest's."""
+    command = [sys.executable, "-m", "colo.cli", *session.words(), "--json"]
+    with tempfile.TemporaryFile("w+") as errors:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            errors="replace",
+            cwd=ROOT,
+        )
+        assert child.stdout is not None
+        last = show(child.stdout, session.starts_at, steps)
+        status = child.wait()
+        errors.seek(0)
+        complaint = errors.read().strip()
+    try:
+        return Outcome(status, json.loads(last), complaint)
+    except json.JSONDecodeError:
+        return Outcome(status or 1, {}, complaint or printable(last))
+
+
+def report(outcome: Outcome, steps: Steps) -> None:
+    """What happened, in the words of ``colo run --json``."""
+    facts = outcome.facts
+    steps.end(f"ended: {facts.get('reason', 'unknown')}")
+    virtual_s = facts.get("virtual_ns", 0) / 1e9
+    steps.say(f"   {virtual_s:.2f} s passed in the guest, {facts.get('wall_s', 0):.2f} s here")
+    if "state_hash" in facts:
+        steps.say(f"   state {facts['state_hash']}")
+        steps.say("   run it again: the state is the same, bit for bit, on any host")
+
+
+def fail(what: str) -> int:
+    print(f"\ndemo: {what}", file=sys.stderr)
+    return 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tools/demo", description=__doc__.partition("\n")[0])
+    parser.add_argument("--guest", default="linux", metavar="NAME", help="which guest (colo guest list)")
+    name = parser.parse_args().guest
+    steps = Steps(int(os.environ.get("COLO_STEP", "0")))
+    steps.begin(f"guest {name}")
+    try:
+        vmm.guest.open(name).build(steps.live)
+        session = Session.of(name)
+    except VmmError as exc:
+        return fail(f"guest {name}: {exc}")
+    steps.end("ready")
+    steps.begin(f"colo {' '.join(session.words())}")
+    outcome = run(session, steps)
+    if outcome.status != 0:
+        return fail(f"the session in {name} failed (exit status {outcome.status}): {outcome.complaint}")
+    report(outcome, steps)
+    program = Path(sys.executable).with_name("colo")
+    print(f"next, with {program}:")
+    print(f"  colo run {name} · colo guest list · colo run {name} --save booted.snapshot · tools/test")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,168 @@
+"""The control block: what the native callbacks and Python share, one per machine.
+
+It is an array of 64-bit words.  Native code is given its address and reads a word at a constant
+byte offset (``load64(control + DEADLINE)``); Python uses :class:`ControlBlock`.
+
+**The clock.**  Each translated block charges the clock for its instructions.  The charge is one
+subtraction from ``budget``, a word that lies in the engine's own CPUState (in 200 bytes that this
+engine does not use) so that generated code reaches it with one displacement from its env register:
+
+    now = BASE - budget            in virtual nanoseconds
+
+``BASE`` is the time at which somebody must look again: the next deadline, or one quantum ahead,
+or at once.  While the budget stays positive nobody looks.  When it does not, the block hook runs
+before the block and decides (:mod:`vmm.cpu.hooks`).
+
+Only the thread that runs the machine writes the budget.  Other threads and signal handlers set
+``STOP_REQUEST``, which is seen within a quantum.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+from vmm.clock import NEVER_NS
+from vmm.cpu import layout
+
+_NAMES = (
+    # clock
+    "BASE",  # budget + now
+    "BUDGET",  # address of the budget word
+    "DEADLINE",  # stop at the first block at or after this time
+    "QUANTUM",  # longest time between two looks, ns
+    "COST_INSTRUCTION",  # ns an instruction
+    "COST_ACCESS",  # ns a port or MMIO access, beyond the instruction
+    "COST_PAUSE",  # ns a PAUSE
+    "COST_TSC",  # ns an RDTSC(P)
+    # requests
+    "INTR",  # the interrupt controller's output line
+    "NMI",  # a non-maskable interrupt is pending
+    "STOP_REQUEST",  # anyone: leave at the next look
+    "POLL_FD",  # epoll descriptor looked at once a quantum, or -1
+    "POLL_EVENTS",  # address of a buffer for one event
+    # outcome
+    "REASON",  # why the last run stopped (STOPPED_*)
+    # engine
+    "UC",
+    "CPU",
+    "ENV",
+    "PATCHING",  # 1: rewrite block prologues (vmm.cpu.inline_clock)
+    "HOOK_ADDRESS",  # on_block's own address, to recognise a prologue
+    "SCRATCH",  # address of 24 words for decoding prologues
+    "CPUID_ROWS",
+    "CPUID_COUNT",
+    "MSR_ROWS",
+    "MSR_COUNT",
+    # functions of the engine and of libc
+    "FN_DO_INTERRUPT",
+    "FN_DO_HARDIRQ",
+    "FN_LOOP_EXIT",
+    "FN_RAISE",
+    "FN_RESTORE_STATE",
+    "FN_READ_EFLAGS",
+    "FN_WRITE_EFLAGS",
+    "FN_CHECK_IO1",
+    "FN_CHECK_IO2",
+    "FN_CHECK_IO4",
+    "FN_UPDATE_CR0",
+    "FN_UPDATE_CR3",
+    "FN_UPDATE_CR4",
+    "FN_TB_LOOKUP",
+    "FN_CHECK_EXIT",
+    "FN_EMU_STOP",
+    "FN_EPOLL_WAIT",
+    # Python callbacks, each (int64, int64, int64) -> int64
+    "PY_PORT_IN",
+    "PY_PORT_OUT",
+    "PY_MMIO_READ",
+    "PY_MMIO_WRITE",
+    "PY_ACKNOWLEDGE",
+    "PY_MSR_READ",
+    "PY_MSR_WRITE",
+    "PY_TPR",
+    # counters
+    "N_LOOKS",
+    "N_BLOCKS_SEEN",
+    "N_PATCHED",
+    "N_UNPATCHED",
+    "N_EXCEPTIONS",
+    "N_INTERRUPTS",
+    "N_SYSCALLS",
+    "N_PORT",
+    "N_MMIO",
+    "N_TSC",
+    "N_CPUID",
+    "N_MSR",
+    "N_GENERAL_PROTECTION",
+)
+_OFFSET = {name: 8 * index for index, name in enumerate(_NAMES)}
+globals().update(_OFFSET)
+"""Each name above is a module constant: its byte offset in the block."""
+
+SIZE = 8 * len(_NAMES)
+SCRATCH_WORDS = 24
+
+STOPPED_HALT, STOPPED_DEADLINE, STOPPED_REQUEST, STOPPED_HOST = 0, 1, 2, 3
+"""Values of REASON: the guest halted; DEADLINE came; STOP_REQUEST; POLL_FD is readable."""
+
+SCRATCH_BUDGET = layout.CPU_SCRATCH
+SCRATCH_CONTROL = layout.CPU_SCRATCH + 8
+"""In CPUState's unused bytes: the budget, and the address of the control block (0: not our machine)."""
+ENV_TO_BUDGET = SCRATCH_BUDGET - layout.ENV_FROM_CPU
+ENV_TO_CONTROL = SCRATCH_CONTROL - layout.ENV_FROM_CPU
+
+
+def offset(name: str) -> int:
+    """Byte offset of a word."""
+    return _OFFSET[name]
+
+
+class ControlBlock:
+    """Python's view of one control block: ``block["DEADLINE"]`` reads and writes words."""
+
+    __slots__ = ("_budget", "_scratch", "_words", "address")
+
+    def __init__(self) -> None:
+        self._words = np.zeros(len(_NAMES), np.int64)
+        self._scratch = np.zeros(SCRATCH_WORDS, np.int64)
+        self.address = int(self._words.ctypes.data)
+        self._budget = ctypes.c_int64(0)
+        self["SCRATCH"] = int(self._scratch.ctypes.data)
+        self["DEADLINE"] = NEVER_NS
+        self["POLL_FD"] = -1
+
+    def __getitem__(self, name: str) -> int:
+        return int(self._words[_OFFSET[name] >> 3])
+
+    def __setitem__(self, name: str, value: int) -> None:
+        self._words[_OFFSET[name] >> 3] = value
+
+    def attach(self, cpu: int) -> None:
+        """Put the budget word into the engine's CPUState and let env find this block."""
+        now = self.now_ns
+        self._budget = ctypes.c_int64.from_address(cpu + SCRATCH_BUDGET)
+        self["BUDGET"] = cpu + SCRATCH_BUDGET
+        ctypes.c_int64.from_address(cpu + SCRATCH_CONTROL).value = self.address
+        self.now_ns = now
+
+    @property
+    def now_ns(self) -> int:
+        return int(self._words[0]) - self._budget.value
+
+    @now_ns.setter
+    def now_ns(self, value: int) -> None:
+        self._budget.value = int(self._words[0]) - value
+
+    def look_at(self, time_ns: int) -> None:
+        """Look again at ``time_ns`` or a quantum from now, whichever comes first."""
+        base = int(self._words[0])
+        now = base - self._budget.value
+        base = min(time_ns, now + int(self._words[3]))
+        self._words[0] = base
+        self._budget.value = base - now
+
+    def look_now(self) -> None:
+        """Look before the next block."""
+        self.look_at(0)

@@ -1,0 +1,316 @@
+"""The processor: one engine, its native callbacks, and the clock that it drives.
+
+The board gives it RAM, a port map, a memory map and four answers (which interrupt, the board's MSRs,
+the task priority); everything else is inside.  ``run`` executes the guest until it halts, until the
+clock's next deadline, or until someone asks for a stop, and always returns at a block boundary.
+
+Several machines may live in one process; each has its own engine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple
+
+from vmm.boot.entry import Entry
+from vmm.bus import Bus
+from vmm.clock import NEVER_NS, TimerClock
+from vmm.cpu import control, layout, library, registers
+from vmm.cpu.control import ControlBlock
+from vmm.cpu.engine import DEFAULT_COSTS, Costs, Engine
+from vmm.cpu.registers import CpuState, SegmentState
+from vmm.errors import EngineError
+from vmm.ram import Ram
+
+_DOUBLE_FAULT = 8
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+
+
+class Stop(Enum):
+    """Why :meth:`Cpu.run` returned."""
+
+    HALT = "halt"
+    DEADLINE = "deadline"
+    REQUEST = "request"
+    HOST_INPUT = "host input"
+    SHUTDOWN = "shutdown"
+    """Triple fault (SDM vol. 3 6.15, shutdown state)."""
+
+
+_REASONS = {
+    control.STOPPED_HALT: Stop.HALT,
+    control.STOPPED_DEADLINE: Stop.DEADLINE,
+    control.STOPPED_REQUEST: Stop.REQUEST,
+    control.STOPPED_HOST: Stop.HOST_INPUT,
+}
+
+
+class Board(NamedTuple):
+    """What the processor asks of the board."""
+
+    ports: Bus
+    mmio: Bus
+    acknowledge: Callable[[], int]
+    read_msr: Callable[[int], int]
+    write_msr: Callable[[int, int], bool]
+    read_tpr: Callable[[], int]
+    write_tpr: Callable[[int], None]
+
+
+class CpuClock(TimerClock):
+    """Virtual time, kept by the guest's execution; a new deadline reaches the native code at once."""
+
+    __slots__ = ("_block", "limit_ns")
+
+    def __init__(self, block: ControlBlock, limit_ns: int) -> None:
+        super().__init__()
+        self._block = block
+        self.limit_ns = limit_ns
+
+    @property
+    def now_ns(self) -> int:
+        return self._block.now_ns
+
+    def rearmed(self) -> None:
+        super().rearmed()
+        deadline = min(self.next_deadline_ns, self.limit_ns)
+        self._block["DEADLINE"] = deadline
+        self._block.look_at(0 if self._block["INTR"] else deadline)
+
+    def set_limit(self, limit_ns: int) -> None:
+        """The run loop's own deadline, besides the devices'."""
+        self.limit_ns = limit_ns
+        self.rearmed()
+
+
+class _InterruptLine:
+    """INTR: the processor's interrupt pin."""
+
+    __slots__ = ("_block",)
+
+    def __init__(self, block: ControlBlock) -> None:
+        self._block = block
+
+    def set(self, level: bool) -> None:
+        self._block["INTR"] = int(level)
+        if level:
+            self._block.look_now()
+
+
+class Cpu:
+    """One x86-64 processor attached to ``ram``."""
+
+    def __init__(self, ram: Ram, costs: Costs = DEFAULT_COSTS, *, patching: bool = True) -> None:
+        self._engine = Engine(ram, costs, patching=patching)
+        self._library = self._engine.library
+        self._ram = ram
+        self.env = self._engine.env
+        self.block = self._engine.block
+        self.clock = CpuClock(self.block, NEVER_NS)
+        self.clock.rearmed()
+        self.interrupt_line = _InterruptLine(self.block)
+        self._failure: BaseException | None = None
+        self._answers: list[object] = []
+        self.halted = False
+        ram.on_write = self.invalidate
+
+    def attach(self, board: Board) -> None:
+        """Connect the board; once, before the first run."""
+        ports, mmio = board.ports, board.mmio
+
+        def tpr(write: int, value: int, _: int) -> int:
+            if not write:
+                return board.read_tpr()
+            board.write_tpr(value)
+            return 0
+
+        answers: dict[str, Callable[[int, int, int], int | None]] = {
+            "PY_PORT_IN": lambda port, size, _: ports.read(port, size),
+            "PY_PORT_OUT": lambda port, size, value: ports.write(port, size, value),
+            "PY_MMIO_READ": lambda address, size, _: mmio.read(address, size),
+            "PY_MMIO_WRITE": lambda address, size, value: mmio.write(address, size, _unsigned(value, size)),
+            "PY_ACKNOWLEDGE": lambda _a, _b, _c: board.acknowledge(),
+            "PY_MSR_READ": lambda register, _b, _c: board.read_msr(register),
+            "PY_MSR_WRITE": lambda register, value, _: int(board.write_msr(register, value & _WORD)),
+            "PY_TPR": tpr,
+        }
+        for word, answer in answers.items():
+            pointer = _CALLBACK(self._guarded(answer))
+            self._answers.append(pointer)
+            self.block[word] = ctypes.cast(pointer, ctypes.c_void_p).value or 0
+        self._engine.map_holes(self._ram)
+
+    def _guarded(self, answer: Callable[[int, int, int], int | None]) -> Callable[[int, int, int], int]:
+        """No exception may cross native frames: keep the first, stop, and raise it from run()."""
+
+        def call(a: int, b: int, c: int) -> int:
+            try:
+                return answer(a, b, c) or 0
+            except BaseException as exc:  # noqa: BLE001 - re-raised by run()
+                if self._failure is None:
+                    self._failure = exc
+                self.request_stop()
+                return 0
+
+        return call
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        self._ram.on_write = None
+        self._engine.close()
+
+    # Running
+
+    def run(self) -> Stop:
+        """Execute until something of :class:`Stop` happens, and raise what a device raised."""
+        block = self.block
+        block["REASON"] = control.STOPPED_HALT
+        self.halted = False
+        rip = ctypes.c_uint64.from_address(self.env + layout.EIP).value
+        error = self._library.uc_emu_start(self._engine.uc, rip, 0, 0, 0)
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            block["STOP_REQUEST"] = 0
+            raise failure
+        if error:
+            reason = self._library.uc_strerror(error).decode()
+            raise EngineError(f"the engine stopped at rip {self.rip:#x}: {reason} (error {error})")
+        return self._stop_reason()
+
+    def _stop_reason(self) -> Stop:
+        reason = _REASONS[self.block["REASON"]]
+        if reason is Stop.REQUEST:
+            self.block["STOP_REQUEST"] = 0
+        elif reason is Stop.HALT:
+            if ctypes.c_int32.from_address(self.env + layout.OLD_EXCEPTION).value == _DOUBLE_FAULT:
+                return Stop.SHUTDOWN
+            self.halted = True
+        return reason
+
+    def request_stop(self) -> None:
+        """Stop at the next block.  For the machine's own thread; others use request_stop_later."""
+        self.block["STOP_REQUEST"] = 1
+        self.block.look_now()
+
+    def request_stop_later(self) -> None:
+        """Stop within a quantum; safe from any thread and from signal handlers."""
+        self.block["STOP_REQUEST"] = 1
+
+    def poll(self, descriptor: int) -> None:
+        """While running, stop when this epoll descriptor has an event (-1: do not look)."""
+        self.block["POLL_FD"] = descriptor
+
+    def raise_nmi(self) -> None:
+        """Latch a non-maskable interrupt."""
+        self.block["NMI"] = 1
+        self.block.look_now()
+
+    @property
+    def can_take_interrupt(self) -> bool:
+        """Would a pending interrupt end a halt?"""
+        if self.block["NMI"]:
+            return True
+        flags = ctypes.c_uint64.from_address(self.env + layout.EFLAGS).value
+        return bool(self.block["INTR"]) and bool(flags & _IF)
+
+    @property
+    def is_dead(self) -> bool:
+        """Halted with interrupts disabled: nothing but a non-maskable interrupt wakes it."""
+        flags = ctypes.c_uint64.from_address(self.env + layout.EFLAGS).value
+        return self.halted and not flags & _IF
+
+    # Memory
+
+    def invalidate(self, address: int, size: int) -> None:
+        """RAM changed behind the engine's back: forget code translated from there."""
+        self._library.tb_invalidate_phys_range_x86_64(self._engine.uc, address, address + size)
+
+    def flush(self) -> None:
+        """Forget all translated code and all address translations."""
+        self._library.ctl(self._engine.uc, library.UC_CTL_TB_FLUSH)
+        self._library.tlb_flush_x86_64(self._engine.cpu)
+
+    def flush_tlb(self) -> None:
+        """Forget address translations, as a machine that is about to be loaded from a file has."""
+        self._library.tlb_flush_x86_64(self._engine.cpu)
+
+    def set_a20(self, enabled: bool) -> None:
+        """Address line 20: off wraps at 1 MiB as on an 8086."""
+        self._library.x86_cpu_set_a20_x86_64(self._engine.cpu, int(enabled))
+
+    # State
+
+    @property
+    def rip(self) -> int:
+        return ctypes.c_uint64.from_address(self.env + layout.EIP).value
+
+    @property
+    def rflags(self) -> int:
+        raw = ctypes.c_uint64.from_address(self.env + layout.EFLAGS).value
+        return int(self._library.helper_read_eflags_x86_64(self.env)) | (raw & registers.EFLAGS_RF_VM)
+
+    @property
+    def state(self) -> CpuState:
+        """All registers, read from the engine."""
+        state = registers.read(self.env, self.rflags)
+        state.now_ns = self.block.now_ns
+        state.halted = self.halted
+        state.nmi_pending = bool(self.block["NMI"])
+        return state
+
+    @state.setter
+    def state(self, state: CpuState) -> None:
+        self._library.cpu_x86_update_dr7_x86_64(self.env, 0x400)
+        registers.write(self.env, state)
+        self._library.cpu_x86_update_dr7_x86_64(self.env, state.debug[7] & 0xFFFFFFFF)
+        self.block["NMI"] = int(state.nmi_pending)
+        self.block.now_ns = state.now_ns
+        self.halted = state.halted
+
+    def restored(self) -> None:
+        """Registers or memory were replaced: nothing derived from the old ones may survive."""
+        self.flush()
+        self.clock.rearmed()
+
+    def reset(self) -> None:
+        """Power-on registers; the clock goes on."""
+        self.block["INTR"] = 0
+        self.state = CpuState(now_ns=self.block.now_ns)
+        self.flush()
+
+    def enter(self, entry: Entry) -> None:
+        """Registers as a loader wants them (:mod:`vmm.boot.entry`)."""
+        self.state = _state_of(entry, self.block.now_ns)
+        ctypes.c_uint32.from_address(self.env + layout.HFLAGS).value = 0
+        self._library.cpu_x86_update_cr0_x86_64(self.env, entry.cr0 & 0xFFFFFFFF)
+        self._library.cpu_x86_update_cr4_x86_64(self.env, entry.cr4)
+        self._library.x86_update_hflags_x86_64(self.env)
+        self.flush()
+
+
+_WORD = (1 << 64) - 1
+_IF = 0x200
+
+
+def _unsigned(value: int, size: int) -> int:
+    return value & ((1 << (8 * size)) - 1)
+
+
+def _state_of(entry: Entry, now_ns: int) -> CpuState:
+    state = CpuState(now_ns=now_ns, rip=entry.ip, rflags=entry.rflags, efer=entry.efer)
+    for index, name in enumerate(registers.GENERAL):
+        state.general[index] = entry.registers.get(name, 0)
+    for index, name in enumerate(registers.SEGMENT_NAMES):
+        state.segments[index] = _segment(entry, name)
+    state.ldt, state.tr = _segment(entry, "ldt"), _segment(entry, "tr")
+    state.gdt = SegmentState(base=entry.gdt[0], limit=entry.gdt[1])
+    state.idt = SegmentState(base=entry.idt[0], limit=entry.idt[1])
+    state.control[0], state.control[3], state.control[4] = entry.cr0, entry.cr3, entry.cr4
+    return state
+
+
+def _segment(entry: Entry, name: str) -> SegmentState:
+    loaded = entry.segments[name]
+    return SegmentState(loaded.selector, loaded.base, loaded.limit, loaded.flags)

@@ -1,0 +1,173 @@
+"""What the engine calls at block boundaries and for exceptions: native, and short.
+
+``on_block`` runs before a block: always for a block whose prologue is not patched, and otherwise
+only when the clock's budget is used up (:mod:`vmm.cpu.inline_clock`).  It is the one place where the
+machine stops and where interrupts enter, so both happen exactly at block boundaries, at a virtual
+time that depends on nothing but the guest.
+
+``on_exception`` delivers exceptions and software interrupts with the engine's own code.  Unicorn
+replaced that delivery by this hook; calling it from here puts it back, nested faults included.
+
+The engine leaves a callback by longjmp when delivery faults or when control must return to its main
+loop.  That is sound here because compiled callbacks hold nothing that needs unwinding; it would not
+be sound out of a Python callback, and never happens there.
+"""
+
+from __future__ import annotations
+
+from numba import njit
+
+from vmm.cpu import layout
+from vmm.cpu.control import (  # type: ignore[attr-defined]
+    BASE,
+    BUDGET,
+    COST_INSTRUCTION,
+    CPU,
+    DEADLINE,
+    ENV,
+    FN_DO_HARDIRQ,
+    FN_DO_INTERRUPT,
+    FN_EMU_STOP,
+    FN_EPOLL_WAIT,
+    FN_LOOP_EXIT,
+    INTR,
+    N_BLOCKS_SEEN,
+    N_EXCEPTIONS,
+    N_INTERRUPTS,
+    N_LOOKS,
+    N_PATCHED,
+    N_UNPATCHED,
+    NMI,
+    PATCHING,
+    POLL_EVENTS,
+    POLL_FD,
+    PY_ACKNOWLEDGE,
+    QUANTUM,
+    REASON,
+    STOP_REQUEST,
+    STOPPED_DEADLINE,
+    STOPPED_HOST,
+    STOPPED_REQUEST,
+    UC,
+)
+from vmm.cpu.inline_clock import PATCHED, block_instructions, find_block, patch_block
+from vmm.cpu.native import callback, call1, call3, call4, i64, load32, load64, store32, store64, u32, void
+
+_EFLAGS, _HFLAGS, _HFLAGS2 = layout.EFLAGS, layout.HFLAGS, layout.HFLAGS2
+_INHIBIT_IRQ, _NMI_MASKED = layout.HF_INHIBIT_IRQ, layout.HF2_NMI_MASKED
+_EFLAGS_IF = 0x200
+_NMI_VECTOR = 2
+
+
+@njit
+def count(control: int, counter: int) -> None:
+    """One more of something."""
+    store64(control + counter, load64(control + counter) + 1)
+
+
+@njit
+def now(control: int) -> int:
+    """Virtual time, charges of the running block included."""
+    return load64(control + BASE) - load64(load64(control + BUDGET))
+
+
+@njit
+def charge_ns(control: int, cost: int) -> None:
+    """Let virtual time pass."""
+    budget = load64(control + BUDGET)
+    store64(budget, load64(budget) - cost)
+
+
+@njit
+def look_at(control: int, time: int) -> None:
+    """Look again at ``time`` or a quantum from now (ControlBlock.look_at, natively)."""
+    at = now(control)
+    base = min(time, at + load64(control + QUANTUM))
+    store64(control + BASE, base)
+    store64(load64(control + BUDGET), base - at)
+
+
+@njit
+def _stop(control: int, reason: int) -> None:
+    store64(control + REASON, reason)
+    call1(load64(control + FN_EMU_STOP), load64(control + UC))
+
+
+@njit
+def _enter_interrupt(control: int, vector: int) -> None:
+    count(control, N_INTERRUPTS)
+    call3(load64(control + FN_DO_HARDIRQ), load64(control + ENV), vector, 1)
+    call1(load64(control + FN_LOOP_EXIT), load64(control + CPU))  # longjmp: does not return
+
+
+@njit
+def _take_interrupt(control: int) -> None:
+    """Deliver a pending NMI or interrupt if the guest accepts one here; returns if not."""
+    env = load64(control + ENV)
+    if load32(env + _HFLAGS) & _INHIBIT_IRQ:
+        return
+    if load64(control + NMI) != 0 and not load32(env + _HFLAGS2) & _NMI_MASKED:
+        store64(control + NMI, 0)
+        store32(env + _HFLAGS2, load32(env + _HFLAGS2) | _NMI_MASKED)
+        _enter_interrupt(control, _NMI_VECTOR)
+    if load64(control + INTR) != 0 and load64(env + _EFLAGS) & _EFLAGS_IF:
+        vector = call3(load64(control + PY_ACKNOWLEDGE), 0, 0, 0)
+        if vector >= 0:
+            _enter_interrupt(control, vector)
+
+
+@njit
+def _look(control: int) -> bool:
+    """Budget used up: stop, deliver, or set the next time to look.  True: the run stops here."""
+    count(control, N_LOOKS)
+    if now(control) >= load64(control + DEADLINE):
+        _stop(control, STOPPED_DEADLINE)
+        return True
+    if load64(control + STOP_REQUEST) != 0:
+        _stop(control, STOPPED_REQUEST)
+        return True
+    if load64(control + INTR) != 0 or load64(control + NMI) != 0:
+        _take_interrupt(control)
+    pending = load64(control + INTR) != 0 or load64(control + NMI) != 0
+    look_at(control, i64(0) if pending else load64(control + DEADLINE))
+    poll = load64(control + POLL_FD)
+    if poll >= 0 and not pending:
+        if i64(u32(call4(load64(control + FN_EPOLL_WAIT), poll, load64(control + POLL_EVENTS), 1, 0))) == 1:
+            _stop(control, STOPPED_HOST)
+            return True
+    return False
+
+
+@callback(void(i64, i64, u32, i64))
+def on_block(uc, address, size, control):  # type: ignore[no-untyped-def]
+    """UC_HOOK_BLOCK.  ``uc`` 0: a patched prologue, already charged ``size``; else uncharged."""
+    budget = load64(control + BUDGET)
+    if uc == 0:
+        store64(budget, load64(budget) + i64(size))
+    if load64(budget) <= 0 and _look(control):
+        return
+    if uc == 0:
+        store64(budget, load64(budget) - i64(size))
+        return
+    count(control, N_BLOCKS_SEEN)
+    block = find_block(control, address, i64(size))
+    charge = block_instructions(block) * load64(control + COST_INSTRUCTION)
+    store64(budget, load64(budget) - charge)
+    if load64(control + PATCHING) != 0:
+        done = patch_block(control, block, address, i64(size), charge)
+        count(control, N_PATCHED if done == PATCHED else N_UNPATCHED)
+
+
+@callback(void(i64, u32, i64))
+def on_exception(uc, number, control):  # type: ignore[no-untyped-def]
+    """UC_HOOK_INTR: deliver through the guest's IDT."""
+    count(control, N_EXCEPTIONS)
+    call1(load64(control + FN_DO_INTERRUPT), load64(control + CPU))
+
+
+@callback(i64(i64, i64))
+def on_invalid(uc, control):  # type: ignore[no-untyped-def]
+    """UC_HOOK_INSN_INVALID: #UD comes here instead of UC_HOOK_INTR."""
+    count(control, N_EXCEPTIONS)
+    call1(load64(control + FN_DO_INTERRUPT), load64(control + CPU))
+    return 1

@@ -1,0 +1,234 @@
+"""A clock without a call: rewriting the prologue of a translated block.
+
+With a block hook installed the engine begins every block with two calls, the hook and its own stop
+check.  They are most of the time of a short block.  On a block's first execution the hook calls
+:func:`patch_block`, which decodes that prologue and, only if every argument and both call targets are
+what they should be, writes a subtraction in front:
+
+    engine's prologue                               after patching
+      A:  store pc to env->eip                        sub  qword [rbp + budget], charge
+          rdi=uc rsi=pc edx=size rcx=control          jg   END
+          call hook                                   store pc; edx=charge; rcx=control; edi=0
+      R:  rdi=uc esi=0                                (nops) call hook        same bytes, same place
+          call helper_check_exit_request          R:  unchanged
+    END:  guest instructions                      END: unchanged
+
+The bytes from the call on are never touched, so the hook, which is running while it patches, returns
+to R as if nothing had happened, and the slow path is the old path told apart by ``edi == 0``
+("already charged").  A block whose prologue is not understood stays as it is and is charged by the
+hook: same clock, slower.
+
+A block is charged its number of guest instructions, which the engine keeps in the block descriptor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit
+
+from vmm.cpu import layout
+from vmm.cpu.control import (  # type: ignore[attr-defined]
+    CPU,
+    ENV,
+    ENV_TO_BUDGET,
+    ENV_TO_CONTROL,
+    FN_CHECK_EXIT,
+    FN_TB_LOOKUP,
+    HOOK_ADDRESS,
+    SCRATCH,
+    UC,
+)
+from vmm.cpu.native import call5, load8, load16, load32, load64, store8, store16, store32, store64
+
+_CS_BASE = layout.CS + layout.SEGMENT_BASE
+_EIP = layout.EIP
+_UNSET = 0x5BAD5BAD5BAD
+_STORED_EIP = 16
+"""Index in the scratch words, after sixteen decoded registers, of what is stored to env->eip."""
+PROLOGUE_MAX = 120
+
+_BUDGET_DISPLACEMENT = ENV_TO_BUDGET & 0xFFFFFFFF
+_CONTROL_DISPLACEMENT = ENV_TO_CONTROL & 0xFFFFFFFF
+_TB_PC, _TB_SIZE, _TB_ICOUNT = layout.TB_PC, layout.TB_SIZE, layout.TB_ICOUNT
+_TB_CS_BASE, _TB_CODE, _TB_CODE_SIZE = layout.TB_PC + 8, layout.TB_CODE, layout.TB_CODE_SIZE
+_HFLAGS, _EFLAGS = layout.HFLAGS, layout.EFLAGS
+_TB_FLAGS, _TB_CFLAGS = layout.TB_FLAGS_FROM_EFLAGS, layout.TB_CFLAGS_DEFAULT
+_JMP_CACHE = layout.CPU_TB_JMP_CACHE
+
+PATCHED, NO_BLOCK, NOT_A_PROLOGUE, OTHER_ARGUMENTS, NO_STOP_CHECK, NO_ROOM = range(6)
+
+
+@njit
+def _signed32(value: int) -> int:
+    return value - (1 << 32) if value & 0x80000000 else value
+
+
+@njit
+def find_block(control: int, pc: int, size: int) -> int:
+    """The descriptor of the block that starts at linear address ``pc``, or 0.
+
+    The jump cache holds it unless the block was entered for the first time; then the engine's own
+    lookup does.  A one-instruction block made to step over self-modifying code is in neither.
+    """
+    folded = pc ^ (pc >> 6)
+    slot = ((folded >> 6) & 0xFC0) | (folded & 0x3F)
+    block = load64(load64(control + CPU) + _JMP_CACHE + 8 * slot)
+    if block != 0 and load64(block + _TB_PC) == pc and load16(block + _TB_SIZE) == size:
+        return block
+    env = load64(control + ENV)
+    flags = load32(env + _HFLAGS) | (load64(env + _EFLAGS) & _TB_FLAGS)
+    cs_base = load64(env + _CS_BASE)
+    block = call5(load64(control + FN_TB_LOOKUP), load64(control + CPU), pc, cs_base, flags, _TB_CFLAGS)
+    return block if block != 0 and load16(block + _TB_SIZE) == size else 0
+
+
+@njit
+def block_instructions(block: int) -> int:
+    """Guest instructions of a block; one for the unlisted one-instruction blocks."""
+    return load16(block + _TB_ICOUNT) if block != 0 else 1
+
+
+@njit
+def _decode(at: int, registers: int, target: int) -> int:
+    """Follow register loads from ``at`` to a call of ``target``.
+
+    Returns the address after the call, or 0 when anything is not one of the few instructions that
+    the engine's code generator uses for this.  ``registers`` are 17 words (see _STORED_EIP).
+    """
+    for index in range(17):
+        store64(registers + 8 * index, _UNSET)
+    for _ in range(12):
+        rex = 0
+        opcode = load8(at)
+        if opcode & 0xF0 == 0x40:
+            rex = opcode
+            at += 1
+            opcode = load8(at)
+        modrm = load8(at + 1)
+        reg = (modrm >> 3 & 7) | (rex & 4) << 1
+        rm = (modrm & 7) | (rex & 1) << 3
+        if 0xB8 <= opcode <= 0xBF:  # mov r, imm
+            rm = (opcode & 7) | (rex & 1) << 3
+            wide = rex & 8 != 0
+            store64(registers + 8 * rm, load64(at + 1) if wide else load32(at + 1))
+            at += 9 if wide else 5
+        elif opcode == 0xC7 and rex == 0x48 and modrm == 0x85 and load32(at + 2) == _EIP:
+            store64(registers + 8 * _STORED_EIP, _signed32(load32(at + 6)))  # mov [rbp+eip], imm32
+            at += 10
+        elif opcode == 0xC7 and rex & 8 and modrm & 0xF8 == 0xC0:  # mov r, simm32
+            store64(registers + 8 * rm, _signed32(load32(at + 2)))
+            at += 6
+        elif opcode == 0x8D and rex & 8 and modrm & 0xC7 == 5:  # lea r, [rip+d]
+            at += 6
+            store64(registers + 8 * reg, at + _signed32(load32(at - 4)))
+        elif opcode == 0x89 and rex & 0xF9 == 0x48 and modrm & 0xC7 == 0x85 and load32(at + 2) == _EIP:
+            store64(registers + 8 * _STORED_EIP, load64(registers + 8 * reg))  # mov [rbp+eip], r
+            at += 6
+        elif opcode == 0x8B and rex & 8 and modrm >= 0xC0:  # mov r, r
+            store64(registers + 8 * reg, load64(registers + 8 * rm))
+            at += 2
+        elif opcode == 0x33 and modrm >= 0xC0 and reg == rm:  # xor r, r
+            store64(registers + 8 * reg, 0)
+            at += 2
+        elif opcode == 0xE8:  # call rel32
+            at += 5
+            return at if at + _signed32(load32(at - 4)) == target else 0
+        elif opcode == 0xFF and modrm == 0x15:  # call [rip+d]
+            at += 6
+            return at if load64(at + _signed32(load32(at - 4))) == target else 0
+        else:
+            return 0
+    return 0
+
+
+@njit
+def patch_block(control: int, block: int, pc: int, size: int, charge: int) -> int:
+    """Rewrite the prologue of ``block``; PATCHED or the reason why it was left alone."""
+    if block == 0:
+        return NO_BLOCK
+    start = load64(block + _TB_CODE)
+    registers = load64(control + SCRATCH)
+    resume = _decode(start, registers, load64(control + HOOK_ADDRESS))
+    if resume == 0:
+        return NOT_A_PROLOGUE
+    eip = load64(registers + 8 * _STORED_EIP)
+    uc = load64(control + UC)
+    if (
+        eip != pc - load64(block + _TB_CS_BASE)
+        or load64(registers + 8 * 7) != uc
+        or load64(registers + 8 * 6) != pc
+        or load64(registers + 8 * 2) != size
+        or load64(registers + 8 * 1) != control
+    ):
+        return OTHER_ARGUMENTS
+    call = resume - (5 if load8(resume - 5) == 0xE8 else 6)
+    end = _decode(resume, registers, load64(control + FN_CHECK_EXIT))
+    if end == 0 or load64(registers + 8 * 7) != uc or load64(registers + 8 * 6) != 0:
+        return NO_STOP_CHECK
+    if start + _patch_length(eip, charge) > call or end - start > PROLOGUE_MAX:
+        return NO_ROOM
+    if end > start + load64(block + _TB_CODE_SIZE):
+        return NO_ROOM
+    _write_patch(start, call, end, eip, charge)
+    return PATCHED
+
+
+@njit
+def _fits_imm32(value: int) -> bool:
+    return -(1 << 31) <= value < (1 << 31)
+
+
+@njit
+def _patch_length(eip: int, charge: int) -> int:
+    subtract = 8 if charge <= 127 else 11
+    store_eip = 11 if _fits_imm32(eip) else 17
+    return subtract + 2 + store_eip + 5 + 7 + 2
+
+
+@njit
+def _write_patch(start: int, call: int, end: int, eip: int, charge: int) -> None:
+    at = start
+    store8(at, 0x48)  # sub qword [rbp + budget], charge
+    store8(at + 1, 0x83 if charge <= 127 else 0x81)
+    store8(at + 2, 0xAD)
+    store32(at + 3, _BUDGET_DISPLACEMENT)
+    if charge <= 127:
+        store8(at + 7, charge)
+        at += 8
+    else:
+        store32(at + 7, charge)
+        at += 11
+    store8(at, 0x7F)  # jg end
+    store8(at + 1, end - at - 2)
+    at += 2
+    if _fits_imm32(eip):  # mov qword [rbp + eip], imm32
+        store32(at, 0x0085C748 | (_EIP & 0xFF) << 24)
+        store32(at + 4, _EIP >> 8)
+        store32(at + 7, eip & 0xFFFFFFFF)
+        at += 11
+    else:  # mov rsi, eip; mov [rbp + eip], rsi
+        store16(at, 0xBE48)
+        store64(at + 2, eip)
+        store16(at + 10, 0x8948)
+        store8(at + 12, 0xB5)
+        store32(at + 13, _EIP)
+        at += 17
+    store8(at, 0xBA)  # mov edx, charge
+    store32(at + 1, charge)
+    at += 5
+    store8(at, 0x48)  # mov rcx, [rbp + control]
+    store16(at + 1, 0x8D8B)
+    store32(at + 3, _CONTROL_DISPLACEMENT)
+    at += 7
+    store16(at, 0xFF31)  # xor edi, edi
+    at += 2
+    while at < call:
+        store8(at, 0x90)
+        at += 1
+
+
+def explain(reason: Any) -> str:
+    """A word for a result of :func:`patch_block`."""
+    names = ("patched", "no block", "not a prologue", "other arguments", "no stop check", "no room")
+    return names[int(reason)]

@@ -1,0 +1,81 @@
+"""What a device is told and what it promises: the whole contract.
+
+A chip is told offsets, a line and a sink, nothing else.  It does not know its address, the
+machine, the engine, asyncio or replication.  Everything the guest could notice lives in
+``state``; everything else is wiring, passed to the constructor and never rebound, and the class
+says ``__slots__ = ("state", ...wiring)`` so that a stray attribute cannot exist.
+
+Promises (tested for every device by ``tests/devices/promises.py``):
+
+* ``reset()`` leaves ``state`` equal to a freshly made one and drives every line accordingly.
+* ``restored()`` is called after ``state`` was replaced whole: re-drive lines, re-arm timers.
+  Doing it twice is doing it once, and a restored twin answers every further access, and drives
+  its lines, exactly like the original.
+* ``read`` returns a value of ``size`` bytes for any offset and size and never raises because of
+  the guest; unknown registers read as the data sheet says, or all ones, and writes are ignored.
+* Nothing depends on host time, host randomness, thread timing or the order of a set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Line(Protocol):
+    """One wire.  Setting the level that it already has must have no effect."""
+
+    def set(self, level: bool) -> None: ...
+
+
+class Timer(Protocol):
+    """One alarm of one device.  It has at most one deadline."""
+
+    def arm(self, at_ns: int) -> None:
+        """Fire at virtual time ``at_ns``, in place of any earlier deadline."""
+
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """Virtual time: the only clock that a device may see."""
+
+    @property
+    def now_ns(self) -> int: ...
+
+    def timer(self, name: str, fire: Callable[[], None]) -> Timer:
+        """A new timer; timers due at one instant fire in the order in which they were made."""
+
+
+class Memory(Protocol):
+    """Guest physical memory as a bus master sees it.  Anything outside RAM raises BadAddress."""
+
+    def read(self, address: int, length: int) -> bytes: ...
+
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None: ...
+
+    def view(self, address: int, length: int) -> memoryview:
+        """A read-only window on RAM, valid until the guest runs again."""
+
+
+class Device(Protocol):
+    """A device owns its registers and nothing else."""
+
+    state: Any  # its own State subclass; Any, because an attribute of a Protocol is invariant
+
+    def reset(self) -> None: ...
+
+    def restored(self) -> None: ...
+
+
+class IoDevice(Device, Protocol):
+    """A device with registers at offsets from a base that the board chooses."""
+
+    def read(self, offset: int, size: int) -> int: ...
+
+    def write(self, offset: int, size: int, value: int) -> None: ...
+
+
+def all_ones(size: int) -> int:
+    """What an unanswered read of ``size`` bytes gives."""
+    return (1 << (8 * size)) - 1

@@ -1,0 +1,288 @@
+"""The virtio network device: one pair of queues and a control queue.
+
+Source: VIRTIO version 1.2, section 5.1.
+
+The unit exchanged with the host side is chosen once by ``offloads``.  Without, it is a bare
+Ethernet frame and the device adds and removes the virtio header.  With, it is that 12-byte header
+followed by the frame, which is what a Linux TAP with IFF_VNET_HDR and a header size of 12 gives and
+takes: checksums and segmentation then stay undone between guest and host.  The device never looks
+inside a frame.
+
+A frame that arrives while the driver is not ready or the link is down is lost, as on a cable.  One
+that finds too few buffers is refused and stays the caller's, who is told by ``rx_ready`` when to
+try again; after ``restored()`` the caller should try again in any case, because the refusal may be
+part of a past that was replaced.
+
+Not modelled: several queue pairs, receive filters, VLAN filters, hash reporting, notification
+coalescing; the control queue knows VIRTIO_NET_CTRL_ANNOUNCE only.  A host that wants to filter does
+so in its back end.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Annotated
+
+from vmm.device import Line, Memory
+from vmm.devices.virtio_pci import STATUS_DRIVER_OK, VirtioPci, VirtioState
+from vmm.devices.virtio_queue import (
+    Chain,
+    QueueState,
+    RingViolation,
+    Violation,
+    VirtQueue,
+    gather,
+    scatter,
+    total,
+)
+from vmm.errors import ConfigError
+from vmm.state import field, length, u16, u64
+
+DEVICE_TYPE = 1
+CLASS_ETHERNET = 0x02_00_00
+QUEUE_RX, QUEUE_TX, QUEUE_CONTROL = 0, 1, 2
+QUEUE_SIZES = (256, 256, 64)
+
+F_CSUM, F_GUEST_CSUM = 1 << 0, 1 << 1
+F_MAC = 1 << 5
+F_GUEST_TSO4, F_GUEST_TSO6, F_GUEST_ECN = 1 << 7, 1 << 8, 1 << 9
+F_HOST_TSO4, F_HOST_TSO6, F_HOST_ECN = 1 << 11, 1 << 12, 1 << 13
+F_MRG_RXBUF = 1 << 15
+F_STATUS = 1 << 16
+F_CTRL_VQ = 1 << 17
+F_GUEST_ANNOUNCE = 1 << 21
+
+F_BASIC = F_MAC | F_MRG_RXBUF | F_STATUS | F_CTRL_VQ | F_GUEST_ANNOUNCE
+F_OFFLOADS = (
+    F_CSUM | F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN
+    | F_GUEST_CSUM | F_GUEST_TSO4 | F_GUEST_TSO6 | F_GUEST_ECN
+)  # fmt: skip
+REQUIRES = (
+    (F_GUEST_TSO4 | F_GUEST_TSO6, F_GUEST_CSUM),
+    (F_HOST_TSO4 | F_HOST_TSO6, F_CSUM),
+    (F_GUEST_ECN, F_GUEST_TSO4 | F_GUEST_TSO6),
+    (F_HOST_ECN, F_HOST_TSO4 | F_HOST_TSO6),
+    (F_GUEST_ANNOUNCE, F_CTRL_VQ),
+)
+"""Any feature on the left needs one on the right (5.1.3.1)."""
+
+LINK_UP, ANNOUNCE = 1, 2
+CTRL_ANNOUNCE, CTRL_ANNOUNCE_ACK = 3, 0
+CTRL_OK, CTRL_ERR = b"\0", b"\1"
+CONTROL_MAX = 64
+"""Bytes of a control command: ours have two."""
+
+HEADER_SIZE = 12
+NUM_BUFFERS = 10
+"""Offset in the header of the number of merged receive buffers."""
+ETHERNET_HEADER = 14
+FRAME_MAX = 65550
+"""The largest segmentation unit, 65535 bytes of IP packet and an Ethernet header, rounded as 5.1.6.3."""
+
+_NO_OFFLOAD = bytes(NUM_BUFFERS)
+_U16 = struct.Struct("<H")
+_CONFIG = struct.Struct("<6sHHH")
+
+
+def _queues() -> list[QueueState]:
+    return [QueueState(size=size) for size in QUEUE_SIZES]
+
+
+class VirtioNetState(VirtioState):
+    """Link, what the caller was told, and counters (bytes without the virtio header)."""
+
+    queues: Annotated[list[QueueState], length(3)] = field(default_factory=_queues)
+    link: u16 = LINK_UP
+    rx_refused: bool = False
+    rx_frames: u64 = 0
+    rx_bytes: u64 = 0
+    rx_dropped: u64 = 0
+    tx_frames: u64 = 0
+    tx_bytes: u64 = 0
+    tx_dropped: u64 = 0
+
+
+class VirtioNet(VirtioPci):
+    """One network card.
+
+    ``transmit`` is called once per frame, with bytes that are valid only during the call.
+    ``rx_ready`` is called when ``receive`` is worth another try after it returned False.
+    """
+
+    __slots__ = ("_mac", "_offloads", "_rx_ready", "_transmit")
+
+    state: VirtioNetState
+
+    def __init__(
+        self,
+        mac: bytes,
+        transmit: Callable[[memoryview | bytes], None],
+        memory: Memory,
+        irq: Line | None,
+        msi: Callable[[int, int], None],
+        offloads: bool = False,
+        rx_ready: Callable[[], None] | None = None,
+    ) -> None:
+        if len(mac) != 6 or mac[0] & 1:
+            raise ConfigError(f"MAC address {mac.hex(':')}: expected 6 bytes, the first one even (unicast)")
+        features = F_BASIC | (F_OFFLOADS if offloads else 0)
+        super().__init__(DEVICE_TYPE, CLASS_ETHERNET, features, QUEUE_SIZES, _CONFIG.size, memory, irq, msi)
+        self._mac = mac
+        self._offloads = offloads
+        self._transmit = transmit
+        self._rx_ready = rx_ready
+        self.reset()
+
+    # Host side.
+
+    def receive(self, frame: bytes | memoryview) -> bool:
+        """A frame for the guest; False: no room now, keep it and wait for ``rx_ready``."""
+        state = self.state
+        queue = self.queues[QUEUE_RX]
+        header_size = HEADER_SIZE if self._offloads else 0
+        size = len(frame) - header_size
+        if not (self._live(queue) and state.link & LINK_UP and ETHERNET_HEADER <= size <= FRAME_MAX):
+            state.rx_dropped += 1
+            return True
+        header = bytes(frame[:NUM_BUFFERS]) if self._offloads else _NO_OFFLOAD
+        payload = frame[header_size:] if header_size else frame
+        if not self._guarded(QUEUE_RX, lambda _: self._deliver(queue, header, payload)):
+            state.rx_dropped += 1
+        return not state.rx_refused
+
+    def set_link(self, up: bool) -> None:
+        """Plug the cable in or out."""
+        link = self.state.link & ~LINK_UP | (LINK_UP if up else 0)
+        if link != self.state.link:
+            self.state.link = link
+            self._config_changed()
+
+    def announce(self) -> bool:
+        """Ask the driver to tell the network where it is now; False if it cannot be asked."""
+        state = self.state
+        if not (self._has(F_GUEST_ANNOUNCE) and state.status & STATUS_DRIVER_OK and state.link & LINK_UP):
+            return False
+        state.link |= ANNOUNCE
+        self._config_changed()
+        return True
+
+    # What the transport asks.
+
+    def _fresh(self) -> VirtioNetState:
+        return VirtioNetState(config=bytes(self._power_on))
+
+    def _device_config(self) -> bytes:
+        return _CONFIG.pack(self._mac, self.state.link, 1, 0)
+
+    def _acceptable(self, features: int) -> bool:
+        return all(features & needed for asked, needed in REQUIRES if features & asked)
+
+    def _notified(self, index: int) -> None:
+        if index == QUEUE_TX:
+            self._transmit_all()
+        elif index == QUEUE_RX:
+            self._buffers_posted()
+        else:
+            self._control_all()
+
+    def _driver_reset(self) -> None:
+        """The caller may hold a refused frame: let it try again, and see it lost."""
+        self.state.link &= LINK_UP
+        if self.state.rx_refused:
+            self.state.rx_refused = False
+            if self._rx_ready is not None:
+                self._rx_ready()
+
+    # Private: transmission.
+
+    def _transmit_all(self) -> None:
+        state = self.state
+        queue = self.queues[QUEUE_TX]
+        skip = 0 if self._offloads else HEADER_SIZE
+        for head, readable, _ in queue.chains():
+            size = total(readable) - HEADER_SIZE
+            if ETHERNET_HEADER <= size <= FRAME_MAX and state.link & LINK_UP:
+                data = gather(self._memory, readable)
+                state.tx_frames += 1
+                state.tx_bytes += size
+                self._transmit(data[skip:] if skip else data)
+            else:
+                state.tx_dropped += 1
+            queue.push(head, 0)
+
+    # Private: reception.
+
+    def _buffers_posted(self) -> None:
+        """Kicks for receive buffers are wanted only while a frame waits for them."""
+        queue = self.queues[QUEUE_RX]
+        if not self.state.rx_refused:
+            queue.want_notifications(False)
+            return
+        self.state.rx_refused = False
+        if self._rx_ready is not None:
+            self._rx_ready()
+
+    def _deliver(self, queue: VirtQueue, header: bytes, payload: bytes | memoryview) -> None:
+        """Fill as many buffers as the frame needs, or none."""
+        state = self.state
+        state.rx_refused = False
+        needed = HEADER_SIZE + len(payload)
+        pending = queue.pending()
+        mergeable = state.driver_features & F_MRG_RXBUF
+        buffers: list[tuple[Chain, int]] = []
+        room = 0
+        for _ in range(pending if mergeable else min(pending, 1)):
+            chain = queue.take()
+            capacity = total(chain[2])
+            if capacity < HEADER_SIZE:
+                raise RingViolation(Violation.BUFFER_LAYOUT)
+            buffers.append((chain, capacity))
+            room += capacity
+            if room >= needed:
+                self._fill(queue, buffers, header, payload)
+                state.rx_frames += 1
+                state.rx_bytes += len(payload)
+                return
+        queue.put_back(len(buffers))
+        if pending < queue.state.size and (mergeable or not pending):
+            state.rx_refused = True
+            queue.want_notifications(True)
+        else:  # more buffers would not help
+            state.rx_dropped += 1
+
+    def _fill(
+        self,
+        queue: VirtQueue,
+        buffers: list[tuple[Chain, int]],
+        header: bytes,
+        payload: bytes | memoryview,
+    ) -> None:
+        """The header and the frame, over the buffers in turn."""
+        memory = self._memory
+        data = b"".join((header, _U16.pack(len(buffers)), payload))
+        if len(buffers) == 1:
+            (head, _, writable), _ = buffers[0]
+            scatter(memory, writable, data)
+            queue.push(head, len(data))
+            return
+        at = 0
+        for (head, _, writable), capacity in buffers:
+            piece = data[at : at + capacity]
+            scatter(memory, writable, piece)
+            queue.push(head, len(piece))
+            at += len(piece)
+
+    # Private: control (5.1.6.5).
+
+    def _control_all(self) -> None:
+        queue = self.queues[QUEUE_CONTROL]
+        for head, readable, writable in queue.chains():
+            if not writable or not 2 <= total(readable) <= CONTROL_MAX:
+                raise RingViolation(Violation.BUFFER_LAYOUT)
+            command = bytes(gather(self._memory, readable))
+            known = command[0] == CTRL_ANNOUNCE and command[1] == CTRL_ANNOUNCE_ACK
+            if known and self._has(F_GUEST_ANNOUNCE):
+                self.state.link &= ~ANNOUNCE
+            scatter(self._memory, writable, CTRL_OK if known else CTRL_ERR)
+            queue.push(head, 1)
