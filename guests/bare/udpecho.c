@@ -318,7 +318,8 @@ static int used_one(struct queue *queue)
     return *(volatile uint16_t *)&queue->used.index != queue->seen;
 }
 
-/* Sent buffers come back in order: the next to fill is known once those in flight are fewer than all. */
+/* A wire sends in order, so buffers come back in the order in which they were offered: the next to
+ * fill is free as soon as fewer than all are under way. */
 static void send(const uint8_t *frame, unsigned length)
 {
     struct queue *queue = &queues[TRANSMIT];

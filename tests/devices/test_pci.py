@@ -7,7 +7,8 @@ import pytest
 from tests.devices.rigs.pci import Card
 from tests.devices.virtio_driver import SLOT, Board, Wire
 from vmm.bus import Bus
-from vmm.devices.pci import Bar, Identity, PciFunction, PciHost, Window
+from vmm.devices.pci import PciHost
+from vmm.devices.pci_function import Bar, Identity, PciFunction, Window
 from vmm.errors import ConfigError
 from vmm.state import pack, unpack
 
@@ -63,7 +64,9 @@ class TestMechanism:
         assert host.read(1, 1) == 0x02
 
     @pytest.mark.parametrize(
-        "address", [0x0000_1800, 0x8001_1800, 0x8000_1900, 0x8000_2000], ids=["off", "bus", "function", "slot"]
+        "address",
+        [0x0000_1800, 0x8001_1800, 0x8000_1900, 0x8000_2000],
+        ids=["off", "bus", "function", "slot"],
     )
     def test_nobody_there_reads_all_ones(self, board: Board, card: Card, address: int) -> None:
         board.io.write(0xCF8, 4, address)
@@ -147,7 +150,6 @@ class TestBars:
         twin.state = unpack(type(card.state), pack(card.state))
         twin.restored()
         twin_board.host.restored()
-        assert twin_board.io.claims() == [*twin_board.io.claims()]
         assert places(twin_board.io) == places(board.io)
         assert places(twin_board.mmio) == places(board.mmio)
 
@@ -180,13 +182,13 @@ class TestRegisters:
 
     def test_interrupt_pin_and_its_disable_bit(self, board: Board, card: Card) -> None:
         board.mmio.write(0xE000_0000, 4, 1)
-        assert board.irq.level
+        assert board.irq.changes == [True]
         assert board.config_read(0x06, 2) & 0x08
         board.config_write(0x04, 2, 0x0407)
-        assert not board.irq.level
+        assert board.irq.changes == [True, False]
         assert board.config_read(0x06, 2) & 0x08, "status shows the request even when disabled (6.2.3)"
         board.config_write(0x04, 2, 0x0007)
-        assert board.irq.level
+        assert board.irq.changes == [True, False, True]
         board.mmio.write(0xE000_0000, 4, 0)
         assert board.irq.changes == [True, False, True, False]
 

@@ -32,8 +32,8 @@ class Pair:
         self.queue.enable()
         state.next_avail = state.used = state.published = start
         self.driver.added = self.driver.kicked = self.driver.seen = start
-        avail_event = self.driver.device + 4 + 8 * size
-        for at in (self.driver.driver + 2, self.driver.device + 2, avail_event):
+        events = self.driver.device + 4 + 8 * size, self.driver.driver + 4 + 2 * size
+        for at in (self.driver.driver + 2, self.driver.device + 2, *events):
             self.driver.put16(at, start)
 
     def offer(self, *descriptors: tuple[int, int, int, int]) -> None:
@@ -178,8 +178,13 @@ def indirect(pair: Pair, *descriptors: tuple[int, int, int, int], length: int | 
     pair.offer((DATA, len(table) if length is None else length, INDIRECT, 0))
 
 
+def head_beyond_the_table(pair: Pair) -> None:
+    pair.driver.offer(8)
+    pair.driver.publish()
+
+
 HOSTILE: dict[str, tuple[Callable[[Pair], None], Violation]] = {
-    "head beyond the table": (lambda p: (p.driver.offer(8), p.driver.publish()), Violation.HEAD_RANGE),
+    "head beyond the table": (head_beyond_the_table, Violation.HEAD_RANGE),
     "next beyond the table": (lambda p: p.offer((DATA, 1, NEXT, 8)), Violation.NEXT_RANGE),
     "chain to itself": (lambda p: p.offer((DATA, 1, NEXT, 0)), Violation.CHAIN_LENGTH),
     "loop of two": (lambda p: p.offer((DATA, 1, NEXT, 1), (DATA, 1, NEXT, 0)), Violation.CHAIN_LENGTH),
@@ -248,9 +253,7 @@ class TestHostile:
         assert served == 1
 
 
-@given(
-    st.lists(st.integers(1, 20), min_size=1, max_size=6), st.binary(max_size=80), st.integers(0, 100)
-)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.binary(max_size=80), st.integers(0, 100))
 def test_scatter_is_a_write_at_an_offset(lengths: list[int], data: bytes, skip: int) -> None:
     ram = Board().ram
     segments = [(0x1000 + 64 * index, length) for index, length in enumerate(lengths)]

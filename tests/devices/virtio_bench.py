@@ -11,7 +11,7 @@ import struct
 from random import Random
 
 from tests.devices.promises import Rig
-from vmm.devices.pci import PciFunction, Window
+from vmm.devices.pci_function import PciFunction, Window
 from vmm.devices.virtio_pci import VirtioPci
 from vmm.ram import MIB, Ram
 

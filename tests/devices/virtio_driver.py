@@ -7,11 +7,13 @@ the order of steps, 4.1.5.1 for discovery, 2.7.13 and 2.7.14 for the rings).
 
 from __future__ import annotations
 
+import copy
 import struct
 from dataclasses import dataclass, field
 
 from vmm.bus import Bus
-from vmm.devices.pci import PciFunction, PciHost
+from vmm.devices.pci import PciHost
+from vmm.devices.pci_function import PciFunction
 from vmm.ram import Ram
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
@@ -66,7 +68,7 @@ class Board:
 
     def capabilities(self, slot: int = SLOT) -> list[tuple[int, int]]:
         """``(id, offset)`` of every capability, in list order."""
-        found = []
+        found: list[tuple[int, int]] = []
         at = self.config_read(0x34, 1, slot)
         while at and len(found) < 48:
             found.append((self.config_read(at, 1, slot), at))
@@ -88,8 +90,14 @@ class DriverQueue:
         self.event_idx = bool(features & EVENT_IDX)
         self.added = self.kicked = self.seen = 0
         self.free = list(range(size))
-        self.chains: dict[int, list[tuple[int, int, int]]] = {}
+        self.chains: dict[int, tuple[list[tuple[int, int, int]], list[int]]] = {}
         self.arena = ARENA.start + 0x4_0000 * index
+
+    def on(self, ram: Ram) -> DriverQueue:
+        """The same driver, in a copy of its memory."""
+        twin = copy.copy(self)
+        twin.ram, twin.free, twin.chains = ram, list(self.free), dict(self.chains)
+        return twin
 
     def u16(self, address: int) -> int:
         return int.from_bytes(self.ram.read(address, 2), "little")
@@ -109,7 +117,7 @@ class DriverQueue:
 
     def add(self, readable: list[bytes], writable: list[int], indirect: bool = False) -> int:
         """Make one buffer available (not yet told); the head of its chain."""
-        parts = []
+        parts: list[tuple[int, int, int]] = []
         for data in readable:
             at = self.alloc(len(data))
             self.ram.write(at, data)
@@ -129,7 +137,7 @@ class DriverQueue:
                 more = NEXT if index + 1 < len(parts) else 0
                 following = used[index + 1] if more else 0
                 self.put_descriptor(used[index], at, length, flags | more, following)
-        self.chains[used[0]] = [(*part, used[n] if n < len(used) else -1) for n, part in enumerate(parts)]  # type: ignore[misc]
+        self.chains[used[0]] = parts, used
         self.offer(used[0])
         return used[0]
 
@@ -160,12 +168,9 @@ class DriverQueue:
             element = self.device + 4 + 8 * (self.seen % self.size)
             head, written = struct.unpack("<II", self.ram.read(element, 8))
             self.seen += 1
-            data = b""
-            for at, length, flags, descriptor in self.chains.pop(head):  # type: ignore[misc]
-                if flags & WRITE:
-                    data += self.ram.read(at, length)
-                if descriptor >= 0:
-                    self.free.append(descriptor)
+            parts, used = self.chains.pop(head)
+            data = b"".join(self.ram.read(at, length) for at, length, flags in parts if flags & WRITE)
+            self.free += used
             done.append((head, data[:written]))
         if self.event_idx:
             self.put16(self.driver + 4 + 2 * self.size, self.seen)

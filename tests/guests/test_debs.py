@@ -131,6 +131,9 @@ class Archive:
     def exists(self, name: str) -> bool:
         return name in self._paths
 
+    def first_known(self, names: tuple[str, ...]) -> str:
+        return next(name for name in names if name in self._paths)
+
     def look_up(self, names: list[str]) -> None:
         pass
 
@@ -216,6 +219,8 @@ def test_apt_without_a_network_says_what_to_do(tmp_path: Path, monkeypatch: pyte
     apt = Apt(tmp_path / "cache", said.append)
     with pytest.raises(GuestBuildError, match=r"(?s)no-such-package-here.*hello"):
         apt.fetch(["no-such-package-here"])
+    with pytest.raises(GuestBuildError, match=r"knows none of no-such-one, no-such-two\."):
+        apt.first_known(["no-such-one", "no-such-two"])
     assert any("private package lists" in line for line in said)
 
 

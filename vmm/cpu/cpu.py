@@ -79,6 +79,10 @@ class CpuClock(TimerClock):
         self._block["DEADLINE"] = deadline
         self._block.look_at(0 if self._block["INTR"] else deadline)
 
+    def jump(self, time_ns: int) -> None:
+        """A halted guest's clock goes on to ``time_ns``."""
+        self._block.now_ns = max(time_ns, self._block.now_ns)
+
     def set_limit(self, limit_ns: int) -> None:
         """The run loop's own deadline, besides the devices'."""
         self.limit_ns = limit_ns
@@ -206,6 +210,10 @@ class Cpu:
         """Latch a non-maskable interrupt."""
         self.block["NMI"] = 1
         self.block.look_now()
+
+    def read_tsc_offset(self) -> int:
+        """What the guest added to its time stamp counter by writing it."""
+        return ctypes.c_int64.from_address(self.env + layout.TSC_OFFSET).value
 
     @property
     def can_take_interrupt(self) -> bool:

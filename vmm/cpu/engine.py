@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -59,6 +60,16 @@ def _loaded() -> tuple[library.Library, dict[str, int]]:
     engine, callbacks = library.load(), native.callbacks()
     detour.install(engine, callbacks)
     return engine, callbacks
+
+
+@lru_cache(maxsize=1)
+def describe() -> str:
+    """Digest of what a guest's execution depends on besides its state: engine build and processor."""
+    made = hashlib.blake2b(digest_size=16)
+    made.update(library.load().build_id.encode())
+    made.update(repr(cpuid.rows()).encode())
+    made.update(repr(msr_table.ROWS).encode())
+    return made.hexdigest()
 
 
 class Engine:

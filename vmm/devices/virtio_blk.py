@@ -104,7 +104,8 @@ class VirtioBlk(VirtioPci):
             if status == S_IOERR:
                 self.state.errors += 1
             scatter(self._memory, writable, bytes((status,)), skip=room - 1)
-            queue.push(head, written + 1)
+            # The used length counts from the start of the buffer (2.7.8.2): the status only if it follows.
+            queue.push(head, room if written == room - 1 else written)
 
     # Private.
 

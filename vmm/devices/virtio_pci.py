@@ -25,7 +25,7 @@ from typing import Annotated
 from vmm.device import Line, Memory, all_ones
 from vmm.devices import msix
 from vmm.devices.msix import Msix, MsixState
-from vmm.devices.pci import Bar, Identity, PciFunction, PciState, Registers, Window
+from vmm.devices.pci_function import Bar, Identity, PciFunction, PciState, Registers, Window
 from vmm.devices.virtio_queue import NO_VECTOR, QueueState, RingViolation, Violation, VirtQueue
 from vmm.errors import BadAddress
 from vmm.state import at_most, field, length, u8, u16, u32, u64
@@ -134,8 +134,7 @@ class VirtioPci(PciFunction):
             access = self._config_access()
             if access is None:
                 return all_ones(size)
-            registers, at, width = access
-            return registers.read(at, width) & all_ones(size)
+            return access[0].read(access[1], access[2]) & all_ones(size)
         return super().config_read(offset, size)
 
     def config_write(self, offset: int, size: int, value: int) -> None:
@@ -220,7 +219,7 @@ class VirtioPci(PciFunction):
         queue = self.queues[index]
         try:
             serve(index)
-            if queue.publish():
+            if not queue.state.broken and queue.publish():
                 self._interrupt(queue.state.vector, ISR_QUEUE)
             return True
         except RingViolation as violation:

@@ -77,6 +77,18 @@ class Apt:
             )
         return [self._known[name] for name in names]
 
+    def first_known(self, names: Sequence[str]) -> str:
+        """The first of ``names`` that the archive has: distributions call the same thing differently."""
+        found = next((name for name in names if self.exists(name)), None)
+        if found is None and not self._refreshed:
+            self._refresh(f"none of {', '.join(names)} is in the system's lists")
+            found = next((name for name in names if self.exists(name)), None)
+        if found is None:
+            raise GuestBuildError(
+                f"apt-get knows none of {', '.join(names)}. Check the sources in /etc/apt. {OFFLINE_ADVICE}"
+            )
+        return found
+
     def exists(self, name: str) -> bool:
         """Is there a package of this name that apt could download?"""
         self.look_up([name])

@@ -78,9 +78,7 @@ class LinuxBuild:
 
     def _kernel(self) -> Kernel:
         self._progress("finding the kernel")
-        names = self._recipe.kernels
-        metapackage = next((name for name in names if self._apt.exists(name)), names[0])
-        kernel = find_kernel(self._kernel_packages, metapackage)
+        kernel = find_kernel(self._kernel_packages, self._apt.first_known(self._recipe.kernels))
         self._progress(f"kernel {kernel.release}")
         return kernel
 
@@ -165,13 +163,13 @@ def compiled(path: Path, source: Compile) -> bytes:
             "-Wl,--build-id=none",
             f"-ffile-prefix-map={path.parent}=.",
         ]
-        done = subprocess.run(
-            [gcc, *flags, "-o", out, path],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=COMPILE_LIMIT_S,
-        )
+        command = [gcc, *flags, "-o", str(out), str(path)]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=COMPILE_LIMIT_S
+            )
+        except subprocess.TimeoutExpired:
+            raise GuestBuildError(f"{source.source}: {gcc}: no end after {COMPILE_LIMIT_S} s") from None
         if done.returncode:
             last = "\n".join(done.stderr.splitlines()[-5:])
             raise GuestBuildError(f"{source.source}: {gcc} failed (is libc6-dev there?):\n{last}")

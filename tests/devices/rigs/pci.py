@@ -8,7 +8,8 @@ from tests.devices.promises import Rig, register
 from vmm.bus import Bus
 from vmm.clock import ManualClock
 from vmm.devices.msix import Msix
-from vmm.devices.pci import Bar, Identity, PciFunction, PciHost, Window
+from vmm.devices.pci import PciHost
+from vmm.devices.pci_function import Bar, Identity, PciFunction, Window
 
 ADDRESSES = (0xC000, 0xC010, 0xE000_0000, 0xE000_1000, 0xFFFF_FFFF, 0, 0xB000, 7, 0x407)
 
@@ -20,8 +21,12 @@ class Card(PciFunction):
 
     def __init__(self, irq: object, mark: int) -> None:
         super().__init__(Identity(vendor=0x1234, device=mark, revision=0, class_code=0xFF_00_00), irq)  # type: ignore[arg-type]
-        ports = Window(lambda offset, size: mark + offset & (1 << 8 * size) - 1, lambda offset, size, value: None)
-        memory = Window(lambda offset, size: mark, lambda offset, size, value: self._set_intx(bool(value & 1)))
+        ports = Window(
+            lambda offset, size: mark + offset & (1 << 8 * size) - 1, lambda offset, size, value: None
+        )
+        memory = Window(
+            lambda offset, size: mark, lambda offset, size, value: self._set_intx(bool(value & 1))
+        )
         self._add_bar(Bar(0, True, 16, ports, f"card {mark} ports"))
         self._add_bar(Bar(1, False, 4096, memory, f"card {mark} memory"))
         self.reset()

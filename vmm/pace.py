@@ -1,0 +1,110 @@
+"""Where virtual time meets the wall: the only part of the machine that knows what time it is.
+
+*Free-running*: a guest that halts jumps to its next alarm; nobody waits for anything.
+
+*Paced*: for guests that serve real clients.  A halted guest sleeps until the wall has caught up or
+something arrives, and a running one is never more than a slice ahead.  A guest that fell behind
+(it executes more slowly than its own clock says) catches up when it idles, because its alarms are
+then already due; more than ``LAG_MAX_NS`` behind (a stopped host) the rest is forgotten.
+
+In both modes an input is stamped with the virtual time at which it entered, which is all that the
+guest, a recording or a replica ever learns of the wall.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+
+from vmm.clock import NEVER_NS
+
+SLICE_NS = 2_000_000
+"""How far ahead of the wall a paced guest may run: well under a tick, well over a sleep's error."""
+LAG_MAX_NS = 1_000_000_000
+SLEEP_MAX_NS = 1_000_000_000
+
+
+class Pacer:
+    """The host's descriptors, and (if ``paced``) the relation of virtual time to the wall."""
+
+    __slots__ = ("_anchor_ns", "_epoll", "_watched", "paced")
+
+    def __init__(self, paced: bool) -> None:
+        self.paced = paced
+        self._epoll = select.epoll()
+        self._watched: set[int] = set()
+        self._anchor_ns: int | None = None
+
+    # Descriptors
+
+    @property
+    def descriptor(self) -> int:
+        """For the native poll; -1 when there is nothing to look at."""
+        return self._epoll.fileno() if self._watched else -1
+
+    @property
+    def can_wake(self) -> bool:
+        """Is there anything on the host that could end an endless wait?"""
+        return bool(self._watched)
+
+    def watch(self, descriptor: int, wanted: bool = True) -> None:
+        """Look at ``descriptor`` for input, or no longer; -1 is ignored."""
+        if descriptor < 0 or wanted == (descriptor in self._watched):
+            return
+        if wanted:
+            self._epoll.register(descriptor, select.EPOLLIN)
+            self._watched.add(descriptor)
+        else:
+            self._epoll.unregister(descriptor)
+            self._watched.discard(descriptor)
+
+    def ready(self, timeout_ns: int = 0) -> set[int]:
+        """Descriptors with input, after at most ``timeout_ns``."""
+        if not self._watched:
+            if timeout_ns > 0:
+                time.sleep(timeout_ns / 1e9)
+            return set()
+        return {descriptor for descriptor, _ in self._epoll.poll(timeout_ns / 1e9)}
+
+    def close(self) -> None:
+        self._epoll.close()
+
+    # Time
+
+    def start(self, now_ns: int) -> None:
+        """Virtual ``now_ns`` is the wall's now."""
+        self._anchor_ns = time.monotonic_ns() - now_ns
+
+    def wall_ns(self, now_ns: int) -> int:
+        """What virtual time the wall has reached, for a machine at ``now_ns``."""
+        if self._anchor_ns is None:
+            self.start(now_ns)
+        assert self._anchor_ns is not None
+        wall = time.monotonic_ns() - self._anchor_ns
+        if wall - now_ns > LAG_MAX_NS:
+            self._anchor_ns += wall - now_ns - LAG_MAX_NS
+            wall = now_ns + LAG_MAX_NS
+        return wall
+
+    def limit_ns(self, now_ns: int) -> int:
+        """The time at which a running guest must look at the wall again."""
+        return self.wall_ns(now_ns) + SLICE_NS if self.paced else NEVER_NS
+
+    def rest(self, now_ns: int, deadline_ns: int) -> tuple[int, set[int]]:
+        """A halted guest at ``now_ns`` waits for ``deadline_ns`` or input.
+
+        Returns the virtual time at which it goes on, and the descriptors with input.
+        """
+        if not self.paced:
+            return self._jump(now_ns, deadline_ns)
+        wall = self.wall_ns(now_ns)
+        if deadline_ns <= wall:
+            return max(now_ns, deadline_ns), self.ready()
+        ready = self.ready(min(deadline_ns - wall, SLEEP_MAX_NS))
+        reached = min(self.wall_ns(now_ns), deadline_ns)
+        return max(now_ns, reached), ready
+
+    def _jump(self, now_ns: int, deadline_ns: int) -> tuple[int, set[int]]:
+        if deadline_ns < NEVER_NS:
+            return max(now_ns, deadline_ns), self.ready() if self._watched else set()
+        return now_ns, self.ready(SLEEP_MAX_NS)

@@ -1,0 +1,126 @@
+"""The host side of the board's sockets: a console on the serial port, a back end on each card.
+
+These hold what is in flight between the host and the door (:mod:`vmm.inputs`), and nothing that the
+guest can notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vmm.backends.console import Console
+from vmm.backends.net import NetBackend
+from vmm.backends.tap import Tap
+from vmm.clock import TimerClock
+from vmm.devices.uart import Uart
+from vmm.devices.virtio_net import F_GUEST_CSUM, F_GUEST_TSO4, F_GUEST_TSO6, VirtioNet
+from vmm.inputs import REFUSED, Door
+
+LINE_MAX = 256
+"""Console output is handed on by lines, or in pieces of this size: where a piece ends depends on
+what the guest says and on nothing else, so recordings agree."""
+FEED_NS = 1_000_000
+"""Typed ahead of the guest: sixteen bytes a millisecond, about what 115,200 baud carries."""
+NEWLINE = 0x0A
+
+
+class SerialPort:
+    """COM1's other end: bytes from the guest to consoles, bytes from the host to the guest."""
+
+    __slots__ = ("_clock", "_door", "_feed", "_line", "_port", "_unshown", "consoles", "uart", "watch")
+
+    def __init__(self, port: str, door: Door, clock: TimerClock) -> None:
+        self._port = port
+        self._door = door
+        self._clock = clock
+        self._feed = clock.timer(f"{port}.feed", self._retry)
+        self._line = bytearray()
+        self._unshown = bytearray()
+        self.consoles: list[Console] = []
+        self.uart: Uart | None = None
+        self.watch: Callable[[int], None] | None = None
+        door.open(port, self._receive)
+
+    def transmit(self, byte: int) -> None:
+        """The UART's sink."""
+        self._unshown.append(byte)
+        self._line.append(byte)
+        if byte == NEWLINE or len(self._line) >= LINE_MAX:
+            self._door.leave(self._port, self._line)
+            self._line.clear()
+        if self.watch is not None:
+            self.watch(byte)
+
+    def show(self) -> None:
+        """Hand what the guest said so far to the consoles."""
+        if self._unshown:
+            data = bytes(self._unshown)
+            self._unshown.clear()
+            for console in self.consoles:
+                console.write(data)
+
+    def send(self, data: bytes) -> None:
+        """Type ``data``: the guest gets it as fast as its FIFO empties."""
+        self._door.enter(self._port, data)
+        self._arm()
+
+    def _receive(self, data: bytes) -> int:
+        assert self.uart is not None
+        return self.uart.receive(data)
+
+    def _retry(self) -> None:
+        self._door.retry(self._port)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._door.is_full(self._port):
+            self._feed.arm(self._clock.now_ns + FEED_NS)
+
+
+class NetPort:
+    """A card's other end: frames between a back end and the door."""
+
+    __slots__ = ("_door", "_features", "backend", "card", "port", "rx_ready")
+
+    def __init__(self, port: str, backend: NetBackend, door: Door) -> None:
+        self.port = port
+        self.backend = backend
+        self._door = door
+        self._features = -1
+        self.card: VirtioNet | None = None
+        self.rx_ready = False
+        door.open(port, self._receive)
+
+    def transmit(self, frame: memoryview | bytes) -> None:
+        """The card's sink."""
+        self._door.leave(self.port, frame)
+        self.backend.transmit(frame)
+
+    def _receive(self, frame: bytes) -> int:
+        assert self.card is not None
+        return len(frame) if self.card.receive(frame) else REFUSED
+
+    def pump(self) -> None:
+        """Move frames from the back end to the guest, until one of them has no more."""
+        self._agree_on_offloads()
+        while not self._door.is_full(self.port):
+            frame = self.backend.receive()
+            if frame is None:
+                return
+            self._door.enter(self.port, frame)
+
+    def posted(self) -> None:
+        """The card's word that receiving is worth another try; tried between two blocks."""
+        self.rx_ready = True
+
+    def _agree_on_offloads(self) -> None:
+        """Tell a TAP which unfinished frames the guest's driver accepts."""
+        assert self.card is not None
+        features = self.card.state.driver_features
+        if features != self._features and isinstance(self.backend, Tap):
+            self._features = features
+            self.backend.set_offloads(
+                checksum=bool(features & F_GUEST_CSUM),
+                tso4=bool(features & F_GUEST_TSO4),
+                tso6=bool(features & F_GUEST_TSO6),
+            )
