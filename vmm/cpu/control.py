@@ -73,6 +73,10 @@ _NAMES = (
     "FN_CHECK_EXIT",
     "FN_EMU_STOP",
     "FN_EPOLL_WAIT",
+    "FN_INVALIDATE",
+    # translated code (vmm.cpu.code_pages)
+    "CODE_PAGES",  # address of one byte a page of RAM
+    "CODE_PAGES_COUNT",
     # Python callbacks, each (int64, int64, int64) -> int64
     "PY_PORT_IN",
     "PY_PORT_OUT",

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from vmm.boot.entry import Entry
 from vmm.bus import Bus
 from vmm.clock import NEVER_NS, TimerClock
-from vmm.cpu import control, layout, library, registers
+from vmm.cpu import control, detour, layout, library, registers
 from vmm.cpu.control import ControlBlock
 from vmm.cpu.engine import DEFAULT_COSTS, Costs, Engine
 from vmm.cpu.registers import CpuState, SegmentState
@@ -172,6 +172,7 @@ class Cpu:
         block = self.block
         block["REASON"] = control.STOPPED_HALT
         self.halted = False
+        detour.running.enter(block.address)
         rip = ctypes.c_uint64.from_address(self.env + layout.EIP).value
         error = self._library.uc_emu_start(self._engine.uc, rip, 0, 0, 0)
         if self._failure is not None:
@@ -238,11 +239,22 @@ class Cpu:
     def flush(self) -> None:
         """Forget all translated code and all address translations."""
         self._library.ctl(self._engine.uc, library.UC_CTL_TB_FLUSH)
-        self._library.tlb_flush_x86_64(self._engine.cpu)
+        self.flush_tlb()
 
     def flush_tlb(self) -> None:
-        """Forget address translations, as a machine that is about to be loaded from a file has."""
-        self._library.tlb_flush_x86_64(self._engine.cpu)
+        """Forget address translations and how many there were: the TLB is as small as it can be.
+
+        What is saved goes on exactly like what is loaded, so both begin from here.
+        """
+        cpu = self._engine.cpu
+        ctypes.c_uint16.from_address(cpu + layout.CPU_TLB_DIRTY).value = (1 << layout.CPU_TLB_MODES) - 1
+        for mode in range(layout.CPU_TLB_MODES):
+            descriptor = cpu + layout.CPU_TLB_DESCRIPTORS + layout.TLB_DESCRIPTOR_SIZE * mode
+            ctypes.c_int64.from_address(descriptor + layout.TLB_WINDOW_BEGIN).value = -NEVER_NS
+            ctypes.c_uint64.from_address(descriptor + layout.TLB_WINDOW_MAX).value = 0
+            ctypes.c_uint64.from_address(descriptor + layout.TLB_USED).value = 0
+        detour.running.enter(self.block.address)
+        self._library.tlb_flush_x86_64(cpu)
 
     def set_a20(self, enabled: bool) -> None:
         """Address line 20: off wraps at 1 MiB as on an 8086."""

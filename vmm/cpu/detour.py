@@ -12,15 +12,19 @@ were overwritten.
 
 The engine also reads the host's clock in one place: it resizes its TLB by how much time has passed.
 A guest could tell (a page's accessed bit is set again when the TLB forgot the page), so the library's
-pointer to ``gettimeofday`` is replaced by a function that leaves the caller's zeroed result alone.
+pointer to ``gettimeofday`` leads to a function that gives virtual time: that of the machine which the
+calling thread runs, found in :data:`running`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import mmap
+import threading
 
-from vmm.cpu.elf_image import function_size, jump_slot
+import numpy as np
+
+from vmm.cpu.elf_image import function_room, jump_slot
 from vmm.cpu.library import Library, supported
 from vmm.errors import EngineError
 
@@ -29,7 +33,6 @@ _LOAD_RETURN_ADDRESS = {
     2: b"\x48\x8b\x14\x24",  # mov rdx, [rsp]
     3: b"\x48\x8b\x0c\x24",  # mov rcx, [rsp]
 }
-_STUB_SIZE = 16
 
 HELPERS: dict[str, tuple[int, str]] = {
     "helper_inb": (2, "in_byte"),
@@ -51,23 +54,118 @@ HELPERS: dict[str, tuple[int, str]] = {
 }
 """Helper -> (its number of C arguments, the callback that replaces it)."""
 
+FUNCTIONS: dict[str, str] = {
+    "tlb_protect_code": "protect_code",
+    "tlb_unprotect_code": "unprotect_code",
+    "tlb_reset_dirty_by_vaddr": "reset_dirty_by_address",
+    "tlb_set_dirty": "set_dirty",
+}
+"""Functions of the engine that are replaced whole (vmm.cpu.code_pages)."""
+
+WRAPPED = "tb_invalidate_phys_page_fast"
+WRAPPER = "written_page"
+WRAPPED_PROLOGUE = bytes.fromhex("4157 4156 4d89c6 4155 4989f5 4889d6 4154")
+"""Its first instructions, whole and free of addresses: they run from a copy that jumps back."""
+
 _CLOCK_FUNCTION = "gettimeofday"
 
 
-def install(library: Library, callbacks: dict[str, int]) -> None:
-    """Replace every helper in :data:`HELPERS` and stop the engine's clock.  Once per process."""
+THREADS_MAX = 256
+
+
+class Running:
+    """Which machine each thread runs, where native code can see it.
+
+    Word 0 is the address of pthread_self, word 1 a count, then pairs of thread and control block.
+    """
+
+    def __init__(self) -> None:
+        self._words = np.zeros(2 + 2 * THREADS_MAX, np.int64)
+        self._words[0] = ctypes.cast(ctypes.CDLL(None).pthread_self, ctypes.c_void_p).value or 0
+        self._slots: dict[int, int] = {}
+
+    def enter(self, control: int) -> None:
+        """The calling thread runs the machine with this control block from now on."""
+        thread = threading.get_ident()
+        slot = self._slots.get(thread)
+        if slot is None:
+            slot = self._slots[thread] = self._vacant()
+            self._words[slot] = thread
+            self._words[1] = len(self._slots)
+        self._words[slot + 1] = control
+
+    def _vacant(self) -> int:
+        """A slot for one more thread; those of ended threads are used again."""
+        alive = {thread.ident for thread in threading.enumerate()}
+        for thread, slot in self._slots.items():
+            if thread not in alive:
+                del self._slots[thread]
+                return slot
+        if len(self._slots) == THREADS_MAX:
+            raise EngineError(f"more than {THREADS_MAX} threads run machines in this process")
+        return 2 + 2 * len(self._slots)
+
+    def stub(self, target: int) -> bytes:
+        """Code that calls ``target`` with this table as its third argument."""
+        table = int(self._words.ctypes.data)
+        return b"\x48\xba" + table.to_bytes(8, "little") + _jump(target)  # mov rdx, table; jump
+
+
+class _Code:
+    """One executable page for small pieces of our own."""
+
+    def __init__(self) -> None:
+        self._page: mmap.mmap | None = None
+
+    def add(self, code: bytes) -> int:
+        """Put ``code`` there; its address."""
+        if self._page is None:
+            protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+            self._page = mmap.mmap(-1, mmap.PAGESIZE, prot=protection)
+        at = self._page.tell()
+        self._page.write(code.ljust(-(-len(code) // 16) * 16, b"\xcc"))
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._page)) + at
+
+
+_code = _Code()
+running = Running()
+
+
+def install(library: Library, callbacks: dict[str, int]) -> int:
+    """Put every detour in place, once per process; the address of the original WRAPPED function."""
     for helper, (arguments, callback) in HELPERS.items():
-        symbol = f"{helper}_x86_64"
-        address = library.address(symbol)
-        size = function_size(library.path, symbol)
-        if size < _STUB_SIZE:
-            raise EngineError(f"{symbol} has {size} bytes, a detour needs {_STUB_SIZE}; {supported()}")
-        _overwrite(address, _stub(arguments, callbacks[callback]))
-    _replace_pointer(library, callbacks["no_time"])
+        stub = _LOAD_RETURN_ADDRESS[arguments] + _jump(callbacks[callback])
+        _overwrite(_function(library, helper, len(stub)), stub)
+    for function, callback in FUNCTIONS.items():
+        stub = _jump(callbacks[callback])
+        _overwrite(_function(library, function, len(stub)), stub)
+    _replace_pointer(library, _code.add(running.stub(callbacks["guest_time"])))
+    return _wrap(library, callbacks[WRAPPER])
 
 
-def _stub(arguments: int, target: int) -> bytes:
-    return _LOAD_RETURN_ADDRESS[arguments] + b"\x48\xb8" + target.to_bytes(8, "little") + b"\xff\xe0"
+def _function(library: Library, name: str, size: int) -> int:
+    """Address of a function in whose room ``size`` bytes can be written."""
+    symbol = f"{name}_x86_64"
+    room = function_room(library.path, symbol)
+    if room < size:
+        raise EngineError(f"{symbol} has room for {room} bytes, a detour needs {size}; {supported()}")
+    return library.address(symbol)
+
+
+def _wrap(library: Library, target: int) -> int:
+    """Detour WRAPPED to ``target``; the address at which the original can still be called."""
+    address = _function(library, WRAPPED, len(WRAPPED_PROLOGUE))
+    found = ctypes.string_at(address, len(WRAPPED_PROLOGUE))
+    if found != WRAPPED_PROLOGUE:
+        raise EngineError(f"{WRAPPED} begins with {found.hex()}, not as known; {supported()}")
+    original = _code.add(WRAPPED_PROLOGUE + _jump(address + len(WRAPPED_PROLOGUE)))
+    _overwrite(address, _jump(target))
+    return original
+
+
+def _jump(target: int) -> bytes:
+    """mov rax, target; jmp rax"""
+    return b"\x48\xb8" + target.to_bytes(8, "little") + b"\xff\xe0"
 
 
 def _overwrite(address: int, code: bytes) -> None:

@@ -13,7 +13,7 @@ from vmm.cpu import compile as native
 from vmm.cpu import cpuid, detour, layout, library, msr_table
 from vmm.cpu.control import ControlBlock
 from vmm.errors import EngineError
-from vmm.ram import HIGH_BASE, Ram
+from vmm.ram import HIGH_BASE, PAGE_SIZE, Ram
 
 PHYSICAL_END = 1 << 40
 """MAXPHYADDR as CPUID gives it; everything below that is not RAM is a device or nothing."""
@@ -55,11 +55,10 @@ DEFAULT_COSTS = Costs()
 
 
 @lru_cache(maxsize=1)
-def _loaded() -> tuple[library.Library, dict[str, int]]:
-    """The process's engine library with our callbacks in place."""
+def _loaded() -> tuple[library.Library, dict[str, int], int]:
+    """The process's engine library with our callbacks in place, and the function they wrap."""
     engine, callbacks = library.load(), native.callbacks()
-    detour.install(engine, callbacks)
-    return engine, callbacks
+    return engine, callbacks, detour.install(engine, callbacks)
 
 
 @lru_cache(maxsize=1)
@@ -78,8 +77,9 @@ class Engine:
     __slots__ = ("_keep", "block", "callbacks", "cpu", "env", "library", "uc")
 
     def __init__(self, ram: Ram, costs: Costs, *, patching: bool) -> None:
-        self.library, self.callbacks = _loaded()
+        self.library, self.callbacks, wrapped = _loaded()
         self.block = ControlBlock()
+        self.block["FN_INVALIDATE"] = wrapped
         self._keep: list[object] = []
         self._open()
         self._fill_block(costs, patching)
@@ -129,6 +129,9 @@ class Engine:
         block.attach(self.cpu)
 
     def _map_ram(self, ram: Ram) -> None:
+        code_pages = np.zeros(ram.size // PAGE_SIZE, np.uint8)
+        self.block["CODE_PAGES"], self.block["CODE_PAGES_COUNT"] = code_pages.ctypes.data, len(code_pages)
+        self._keep.append(code_pages)
         for address, offset, size in ram.regions:
             host = ctypes.c_void_p(ram.host_address + offset)
             mapped = self.library.uc_mem_map_ptr(self.uc, address, size, library.UC_PROT_ALL, host)

@@ -305,9 +305,19 @@ def read_control_register(env, number, back):  # type: ignore[no-untyped-def]
 # The engine's one look at the host's clock (vmm.cpu.detour)
 
 
-@callback(i64(i64, i64))
-def no_time(timeval, zone):  # type: ignore[no-untyped-def]
-    """gettimeofday(2) in a machine without host time: always the epoch."""
-    store64(timeval, 0)
-    store64(timeval + 8, 0)
+@callback(i64(i64, i64, i64))
+def guest_time(timeval, zone, threads):  # type: ignore[no-untyped-def]
+    """gettimeofday(2) in virtual time.
+
+    ``threads`` points to: the address of pthread_self, a count, and that many pairs of (thread,
+    control block of the machine that it runs).  A thread that runs no machine is at the epoch.
+    """
+    me = call1(load64(threads), 0)
+    time = i64(0)
+    for index in range(load64(threads + 8)):
+        pair = threads + 16 + 16 * index
+        if load64(pair) == me:
+            time = now(load64(pair + 8))
+    store64(timeval, time // 1_000_000_000)
+    store64(timeval + 8, time % 1_000_000_000 // 1000)
     return 0
