@@ -15,7 +15,7 @@ from typing import Any
 from vmm import hashing, snapshot
 from vmm.backends.console import Capture, Console
 from vmm.backends.net import NetBackend, Nowhere
-from vmm.boot import bios_rom, mptable
+from vmm.boot import acpi, bios_rom, mptable
 from vmm.boot.bios import Bios
 from vmm.boot.source import BootSource
 from vmm.bus import Bus
@@ -26,6 +26,8 @@ from vmm.cpu import cpuid, layout, msr_table
 from vmm.cpu.cpu import Board, Cpu, Stop
 from vmm.cpu.engine import Costs, describe
 from vmm.cpu.register_file import RegisterFile
+from vmm.devices.acpi_pm import SPAN as ACPI_PM_SPAN
+from vmm.devices.acpi_pm import AcpiPm
 from vmm.devices.block import BlockBackend
 from vmm.devices.debug_exit import DebugExit
 from vmm.devices.fwcfg import FwCfg
@@ -52,8 +54,8 @@ from vmm.snapshot import About, Progress, Snapshot
 from vmm.state import State, layout_digest, pack, unpack
 from vmm.wiring import Fan, Gate, WiredOr
 
-ELCR_PCI = sum(1 << (irq - 8) for irq in INTA_IRQS)
-"""Firmware's setting of the second edge/level register: PCI interrupts are level-triggered."""
+ELCR_LEVEL = sum(1 << (irq - 8) for irq in (acpi.SCI_IRQ, *INTA_IRQS))
+"""Firmware's setting of the second edge/level register: PCI interrupts and the SCI are levels."""
 RESETS_MAX = 100
 """Resets within one run after which a machine that only resets itself is given up."""
 
@@ -65,11 +67,13 @@ class Ended(Enum):
     """The virtual time that was asked for."""
     DEBUG_EXIT = "debug-exit"
     POWEROFF = "poweroff"
-    """The guest halted with interrupts disabled: it will never run again."""
+    """The guest entered S5 (soft off), or halted with interrupts disabled: it will not run again."""
     RESET = "reset"
     """The guest asked for a reset (or shut down by a triple fault) and resets were not wanted."""
     REQUEST = "request"
     """Somebody called :meth:`Machine.stop`."""
+    PAUSED = "paused"
+    """Something that watches the guest called :meth:`Machine.pause`."""
     IDLE = "idle"
     """The guest waits for something that cannot come: no alarm, no input."""
 
@@ -125,9 +129,7 @@ class Machine:
         self.console = Capture()
         self.serial = SerialPort("com1", self.door, self.clock)
         self.serial.consoles = [self.console, *self._backends.consoles]
-        self.nets = [
-            NetPort(f"net{n}", backend, self.door) for n, backend in enumerate(self._backends.nets)
-        ]
+        self.nets = [NetPort(f"net{n}", backend, self.door) for n, backend in enumerate(self._backends.nets)]
         self._wire()
         self._open_doors()
         if ram is None:
@@ -137,7 +139,9 @@ class Machine:
         """The board."""
         add, ports, mmio, clock = self._add, self.ports, self.mmio, self.clock
         ioapic = IoApic(lambda vector, level, mode: lapic.deliver(vector, level, mode))
-        lapic = Lapic(clock, self.cpu.interrupt_line, lambda: pic.acknowledge(), self.cpu.raise_nmi, ioapic.eoi)
+        lapic = Lapic(
+            clock, self.cpu.interrupt_line, lambda: pic.acknowledge(), self.cpu.raise_nmi, ioapic.eoi
+        )
         pic = Pic(lapic.lint0)
         add("lapic", lapic), add("ioapic", ioapic), add("pic", pic)
         irq = [Fan(pic.line(n), ioapic.line(2 if n == 0 else n)) for n in range(16)]
@@ -151,6 +155,7 @@ class Machine:
         ide = [add(f"ide{n}", channel) for n, channel in enumerate(self._ide(irq))]
         pci = add("pci", PciHost(ports, mmio, reset))
         vga = add("vga", Vga(self.ram))
+        power = add("acpi-pm", AcpiPm(irq[acpi.SCI_IRQ], clock, lambda: self._end(Ended.POWEROFF)))
         #            base    size  device           what
         ports.claim(0x0000, 0x20, None, "8237 DMA, not fitted")
         ports.claim(0x0020, 2, pic.master, "8259A master, IRQ 0-7")
@@ -184,12 +189,14 @@ class Machine:
         ports.claim(0x03F8, 8, uart, "16550A COM1, IRQ 4")
         ports.claim(0x04D0, 2, pic.elcr, "edge/level control of the 8259As")
         ports.claim(0x0510, 2, add("fw-cfg", FwCfg(self.ram.size, 1)), "firmware configuration")
+        ports.claim(acpi.PM_BASE, ACPI_PM_SPAN, power, "ACPI PM1a and timer, IRQ 9")
         ports.claim(0x0CF8, 8, pci, "PCI configuration, and reset control at 0xCF9")
         #   0xC000-0xFFFF                     PCI I/O window: virtio notification registers
         mmio.claim(0xFEC0_0000, 0x1000, ioapic, "82093AA I/O APIC")
         mmio.claim(0xFEE0_0000, 0x1000, lapic, "local APIC, MSI")
         #   0xE000_0000-0xFEBF_FFFF           PCI memory window
         #   0xA_0000-0xB_FFFF                 RAM, of which 0xB_8000 is shown as VGA text
+        #   0xE_0000-0xE_FFFF                 RAM with ACPI tables
         #   0xF_0000-0xF_FFFF                 RAM with MP tables, and the BIOS of boot sectors
         self._plug_pci(pci, irq)
         self.serial.uart = uart
@@ -289,7 +296,13 @@ class Machine:
             return len(payload)
 
         self.door.open("keyboard", press)
+
+        def power_button(payload: bytes) -> int:
+            self.devices["acpi-pm"].press_power_button()
+            return len(payload)
+
         self.door.open("nmi", nmi)
+        self.door.open("power-button", power_button)
         self._sources: dict[int, Callable[[], None]] = {}
         for console in self._backends.consoles:
             self._listen(console.fileno(), lambda console=console: self._typed(console))  # type: ignore[misc]
@@ -327,7 +340,7 @@ class Machine:
         """What POST leaves behind: virtual wire mode, BARs, CMOS, tables."""
         devices = self.devices
         devices["lapic"].virtual_wire()
-        devices["pic"].elcr.write(1, 1, ELCR_PCI)
+        devices["pic"].elcr.write(1, 1, ELCR_LEVEL)
         devices["pci"].assign()
         devices["rtc"].set_memory_size(self.ram.size)
         Vga.blank(self.ram)
@@ -335,6 +348,7 @@ class Machine:
             pci_irqs = [(slot, 0, INTA_IRQS[slot % len(INTA_IRQS)]) for slot in range(1, self._slots)]
             features = cpuid.FEATURE_WORDS[layout.FEATURE_1_EDX]
             mptable.place(self.ram, self.ram.size, pci_irqs, cpuid.SIGNATURE, features)
+            acpi.place(self.ram, pci_irqs)
         if "bios" in devices:
             devices["bios"].install()
 
@@ -351,6 +365,10 @@ class Machine:
         """Make run() return soon; safe from any thread and from signal handlers."""
         self._ended = self._ended or Ended.REQUEST
         self.cpu.request_stop_later()
+
+    def pause(self) -> None:
+        """Make run() return before the next block.  For the machine's own thread (devices, watchers)."""
+        self._end(Ended.PAUSED)
 
     def _end(self, reason: Ended) -> None:
         self._ended = self._ended or reason
@@ -401,6 +419,9 @@ class Machine:
 
     def _advance(self, until_ns: int) -> None:
         """Run to the next stop, or let a halted guest wait for its next alarm or input."""
+        if self.devices["acpi-pm"].off:
+            self._ended = Ended.POWEROFF
+            return
         limit = min(until_ns, self.door.next_ns)
         if self.cpu.halted and not self.cpu.can_take_interrupt:
             if self.cpu.is_dead and self.clock.next_deadline_ns == NEVER_NS or self.cpu.is_dead:

@@ -28,7 +28,6 @@ from vmm.boot.entry import (
     CODE64,
     DATA32,
     FLAT_LIMIT,
-    TSS_BUSY,
     Entry,
     Segment,
     long_mode_entry,
@@ -51,6 +50,8 @@ KERNEL_CODE, KERNEL_DATA, USER_CODE32, USER_DATA, USER_CODE64, TASK = 0x08, 0x10
 ABSENT, GATE, LOW_CODE16 = 0x40, 0x48, 0x50
 """A data segment that is not present; a call gate; 16-bit code at 0."""
 DPL3 = 0x6000
+TSS_LOADED = 0x8900
+"""What the engine keeps after LTR: it sets the busy bit in memory only (and wants it so for I/O bitmaps)."""
 PRESENT, WRITABLE, USER, LARGE, NX = 1, 2, 4, 0x80, 1 << 63
 LIMIT_NS = 20_000_000
 """A guest that still runs after this much virtual time is lost."""
@@ -257,7 +258,7 @@ def to_user(label: str, flags: int = 2, bits: int = 64, code: int = USER_CODE64)
 
 
 def _surroundings(entry: Entry, extra: dict[str, int]) -> Entry:
-    task = Segment(TASK, TSS, TSS_LIMIT, TSS_BUSY)
+    task = Segment(TASK, TSS, TSS_LIMIT, TSS_LOADED)
     changed: dict[str, Any] = dict(extra)
     return dataclasses.replace(entry, idt=(IDT, 0xFFF), segments={**entry.segments, "tr": task}, **changed)
 
@@ -361,6 +362,8 @@ def _handlers(bits: int) -> str:
         add {sp}, {2 * word}
         {"iretq" if bits == 64 else "iretd"}
     stop:
+        pop {b}
+        pop {a}
         hlt
         jmp stop
     """

@@ -232,6 +232,12 @@ class ScriptRunner:
             return NEVER_NS
         return self._waiting_since_ns + step.limit_ns
 
+    @property
+    def awaited(self) -> int:
+        """The byte that would complete the current expectation; -1 when nothing is expected."""
+        step = self._current()
+        return step.data[-1] if step is not None and step.expects else -1
+
     def feed(self, output: bytes, now_ns: int) -> list[bytes]:
         """Take what the machine said at ``now_ns``; gives what to type, in order."""
         plain = self._plain.feed(output)

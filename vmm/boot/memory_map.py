@@ -5,11 +5,13 @@ reference (BIOS data area at 0040:0000).
 
     0x00000-0x9FBFF   RAM
     0x9FC00-0x9FFFF   extended BIOS data area: reserved
-    0xA0000-0xBFFFF   VGA memory; 0xC0000-0xEFFFF option ROMs: not in the map
+    0xA0000-0xBFFFF   VGA memory; 0xC0000-0xDFFFF option ROMs: not in the map
+    0xE0000-0xEFFFF   ACPI tables: reserved
     0xF0000-0xFFFFF   firmware and MultiProcessor tables: reserved
     0x100000-         RAM to the device hole, then from 4 GiB
 
-Not here: ACPI ranges.  The machine has MultiProcessor tables and no ACPI.
+Not here: ranges of type 3 (ACPI tables that may be overwritten once they are read): what is there
+is too little to be worth reclaiming, and the FACS must stay.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ USABLE, RESERVED = 1, 2
 EBDA = 0x9FC00
 EBDA_SIZE_KIB = 1
 BASE_MEMORY_KIB = EBDA >> 10
-FIRMWARE = 0xF0000
+FIRMWARE = 0xE0000
 
 BDA = 0x400
 BDA_COM1 = BDA + 0x00

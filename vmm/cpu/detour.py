@@ -51,6 +51,7 @@ HELPERS: dict[str, tuple[int, str]] = {
     "helper_wrmsr": (1, "wrmsr"),
     "helper_syscall": (2, "syscall"),
     "helper_sysenter": (2, "sysenter"),
+    "helper_raise_interrupt": (3, "software_interrupt"),
 }
 """Helper -> (its number of C arguments, the callback that replaces it)."""
 

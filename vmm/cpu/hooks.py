@@ -57,6 +57,8 @@ _EFLAGS, _HFLAGS, _HFLAGS2 = layout.EFLAGS, layout.HFLAGS, layout.HFLAGS2
 _INHIBIT_IRQ, _NMI_MASKED = layout.HF_INHIBIT_IRQ, layout.HF2_NMI_MASKED
 _EFLAGS_IF = 0x200
 _NMI_VECTOR = 2
+_NOT_PRESENT, _GENERAL_PROTECTION = 11, 13
+_FROM_IDT = 2
 
 
 @njit
@@ -158,10 +160,24 @@ def on_block(uc, address, size, control):  # type: ignore[no-untyped-def]
         count(control, N_PATCHED if done == PATCHED else N_UNPATCHED)
 
 
+@njit
+def _correct_error_code(control: int, number: int) -> None:
+    """#NP and #GP from a 64-bit IDT entry: the engine puts in the entry's offset, not its index.
+
+    SDM vol. 3 6.13: bits 15 to 3 are the vector, bit 1 says IDT.  Selectors never have bit 1 set.
+    """
+    env = load64(control + ENV)
+    code = load32(env + layout.ERROR_CODE)
+    if (number == _NOT_PRESENT or number == _GENERAL_PROTECTION) and code & _FROM_IDT:
+        if load32(env + _HFLAGS) & layout.HF_LMA:
+            store32(env + layout.ERROR_CODE, code >> 4 << 3 | _FROM_IDT)
+
+
 @callback(void(i64, u32, i64))
 def on_exception(uc, number, control):  # type: ignore[no-untyped-def]
     """UC_HOOK_INTR: deliver through the guest's IDT."""
     count(control, N_EXCEPTIONS)
+    _correct_error_code(control, i64(number))
     call1(load64(control + FN_DO_INTERRUPT), load64(control + CPU))
 
 

@@ -13,6 +13,7 @@ PAUSE                   costs virtual time, so that a waiting loop waits in few 
 MOV to/from CRn         reserved bits and mode rules fault as SDM vol. 2 says; CR8 is the TPR
 RDMSR, WRMSR            :mod:`vmm.cpu.msr`
 SYSCALL, SYSENTER       :mod:`vmm.cpu.syscall`
+INT n, INT3             SDM vol. 3 6.12: a fault on the way leaves rip at the instruction
 ======================  ==================================================================
 """
 
@@ -33,6 +34,7 @@ from vmm.cpu.control import (  # type: ignore[attr-defined]
     FN_CHECK_IO1,
     FN_CHECK_IO2,
     FN_CHECK_IO4,
+    FN_DO_INTERRUPT,
     FN_LOOP_EXIT,
     FN_RAISE,
     FN_RESTORE_STATE,
@@ -40,6 +42,7 @@ from vmm.cpu.control import (  # type: ignore[attr-defined]
     FN_UPDATE_CR3,
     FN_UPDATE_CR4,
     N_CPUID,
+    N_EXCEPTIONS,
     N_GENERAL_PROTECTION,
     N_MMIO,
     N_PORT,
@@ -51,7 +54,7 @@ from vmm.cpu.control import (  # type: ignore[attr-defined]
     PY_TPR,
 )
 from vmm.cpu.hooks import charge_ns, count, now
-from vmm.cpu.native import callback, call1, call2, call3, call4, i64, load32, load64, store64, u32, void
+from vmm.cpu.native import callback, call1, call2, call3, call4, i64, load32, load64, store32, store64, u32, void
 
 _RAX, _RCX, _RDX, _RBX = layout.RAX, layout.RCX, layout.RDX, layout.RBX
 _EIP, _EFLAGS, _HFLAGS = layout.EIP, layout.EFLAGS, layout.HFLAGS
@@ -300,6 +303,22 @@ def read_control_register(env, number, back):  # type: ignore[no-untyped-def]
     if number == 8:
         return call3(load64(control_of(env) + PY_TPR), 0, 0, 0)
     return load64(env + _CR0 + 8 * number)
+
+
+# Software interrupts
+
+
+@callback(void(i64, i64, i64, i64))
+def software_interrupt(env, number, length, back):  # type: ignore[no-untyped-def]
+    """INT n and INT3.  rip and flags are exact here; after UC_HOOK_INTR's detour rip would be past it."""
+    control = control_of(env)
+    count(control, N_EXCEPTIONS)
+    store32(load64(control + CPU) + layout.CPU_EXCEPTION_INDEX, number)
+    store32(env + layout.ERROR_CODE, 0)
+    store32(env + layout.EXCEPTION_IS_INT, 1)
+    store64(env + layout.EXCEPTION_NEXT_EIP, load64(env + _EIP) + (length & _LOW32))
+    call1(load64(control + FN_DO_INTERRUPT), load64(control + CPU))
+    call1(load64(control + FN_LOOP_EXIT), load64(control + CPU))  # longjmp: does not return
 
 
 # The engine's one look at the host's clock (vmm.cpu.detour)

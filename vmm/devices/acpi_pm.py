@@ -5,7 +5,7 @@ management timer) and section 4.8.2.2 (power button); the blocks lie as in Intel
 data sheet, section 7.2: status 0, enable 2, control 4, timer 8.
 
     0  PM1_STS   TMR_STS 0, PWRBTN_STS 8; written ones clear
-    2  PM1_EN    TMR_EN 0, GBL_EN 5, PWRBTN_EN 8
+    2  PM1_EN    TMR_EN 0, GBL_EN 5, PWRBTN_EN 8, RTC_EN 10
     4  PM1_CNT   SCI_EN 0, BM_RLD 1, SLP_TYP 12:10, SLP_EN 13 (reads 0)
     8  PM_TMR    24 bits at 3.579545 MHz
 
@@ -19,9 +19,10 @@ Sleeping: S5 (soft off) alone.  ``off`` stays set until a reset, as a machine wi
 go on; ``poweroff`` tells the board when it happens.  Other values of SLP_TYP do nothing.
 
 Not modelled, and why: SMI_CMD, because there is no legacy mode to leave (SCI_EN always reads 1);
-the global lock, because no firmware runs beside the guest (GBL_EN is stored); the sleep button, the
-real-time clock's event and general-purpose events, which the tables deny; bus master status, which
-only processor power states below C1 need.
+the global lock, because no firmware runs beside the guest; the real-time clock's event, because there
+is no sleep that it could end (GBL_EN and RTC_EN are stored, for Linux reads back what it enables);
+the sleep button and general-purpose events, which the tables deny; bus master status, which only
+processor power states below C1 need.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ PM1_STS, PM1_EN, PM1_CNT, PM_TMR = 0, 2, 4, 8
 SPAN = 16
 
 # Sections 4.8.3.1.1 and 4.8.3.1.2
-TMR, GBL, PWRBTN = 1 << 0, 1 << 5, 1 << 8
-EN_WRITABLE = TMR | GBL | PWRBTN
+TMR, GBL, PWRBTN, RTC = 1 << 0, 1 << 5, 1 << 8, 1 << 10
+EN_WRITABLE = TMR | GBL | PWRBTN | RTC
 
 # Section 4.8.3.2.1
 SCI_EN, BM_RLD = 1 << 0, 1 << 1
