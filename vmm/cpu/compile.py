@@ -25,7 +25,7 @@ import llvmlite.binding as llvm
 
 from vmm.errors import EngineError
 
-_CODE = ("hooks", "instructions", "msr", "syscall", "code_pages")
+_CODE = ("hooks", "instructions", "msr", "syscall", "code_pages", "regions")
 _SOURCES = (*_CODE, "native", "control", "layout", "constants", "msr_table", "inline_clock", "compile")
 _PREFIX = "colo_"
 _MAGIC = b"\x7fELF"

@@ -74,6 +74,10 @@ _NAMES = (
     "FN_EMU_STOP",
     "FN_EPOLL_WAIT",
     "FN_INVALIDATE",
+    # the first piece of RAM (vmm.cpu.regions)
+    "FN_FIND_REGION",
+    "LOW_REGION",  # the engine's descriptor
+    "LOW_END",  # address after its end
     # translated code (vmm.cpu.code_pages)
     "CODE_PAGES",  # address of one byte a page of RAM
     "CODE_PAGES_COUNT",

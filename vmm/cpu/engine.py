@@ -84,6 +84,7 @@ class Engine:
         self._open()
         self._fill_block(costs, patching)
         self._map_ram(ram)
+        self._shortcut_low_ram(ram)
         for kind, name in (
             (library.UC_HOOK_BLOCK, "on_block"),
             (library.UC_HOOK_INTR, "on_exception"),
@@ -136,6 +137,17 @@ class Engine:
             host = ctypes.c_void_p(ram.host_address + offset)
             mapped = self.library.uc_mem_map_ptr(self.uc, address, size, library.UC_PROT_ALL, host)
             self.library.check("uc_mem_map_ptr", mapped)
+
+    def _shortcut_low_ram(self, ram: Ram) -> None:
+        """Answer the engine's question for the region of low RAM natively."""
+        pointer = ctypes.c_uint64.from_address(self.uc + layout.UC_MEMORY_MAPPING)
+        find = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64)(pointer.value)
+        region = find(self.uc, 0)
+        if not region:
+            raise EngineError(f"the engine does not find the RAM it was given; {library.supported()}")
+        self.block["FN_FIND_REGION"], self.block["LOW_REGION"] = pointer.value, region
+        self.block["LOW_END"] = ram.regions[0][2]
+        pointer.value = self.callbacks["find_region"]
 
     def map_holes(self, ram: Ram) -> None:
         """Everything that is not RAM goes to the MMIO callbacks."""

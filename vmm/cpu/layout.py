@@ -13,6 +13,8 @@ ENGINE_VERSION = "2.1.4"
 BUILD_IDS = {"44285d3e80527122e9e361928189385906ec813e": "unicorn 2.1.4, manylinux x86_64 wheel"}
 
 # uc_struct
+UC_MEMORY_MAPPING = 288
+"""Pointer to the function that finds the region of an address."""
 UC_CPU = 440
 UC_NO_EXIT_REQUEST = 2034
 UC_INIT_DONE = 2035

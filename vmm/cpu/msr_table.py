@@ -33,6 +33,10 @@ IA32_TSC = 0x10
 IA32_APIC_BASE = 0x1B
 IA32_TSC_DEADLINE = 0x6E0
 
+PERFORMANCE_COUNTERS = 4
+"""AMD processors have these without a feature bit (APM vol. 2 13.2.1).  They exist and count nothing:
+a guest that tests them, as Linux does, finds that a write does not stay and goes without."""
+
 ROWS: tuple[tuple[int, int, int, int, str], ...] = (
     # register, kind, env offset, mask or value, name
     (0xC0000101, CANONICAL, _GS_BASE, _ALL, "IA32_GS_BASE"),
@@ -59,6 +63,8 @@ ROWS: tuple[tuple[int, int, int, int, str], ...] = (
     (0xC0010015, IGNORED, 0, 1 << 24, "HWCR (TscFreqSel)"),
     (0xC001001F, IGNORED, 0, 0, "NB_CFG"),
     (0xC0010055, IGNORED, 0, 0, "INT_PENDING_MSG"),
+    *((0xC0010000 + n, IGNORED, 0, 0, f"PERF_CTL{n}") for n in range(PERFORMANCE_COUNTERS)),
+    *((0xC0010004 + n, IGNORED, 0, 0, f"PERF_CTR{n}") for n in range(PERFORMANCE_COUNTERS)),
 )
 ROW_WORDS = 4
 

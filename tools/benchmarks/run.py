@@ -1,0 +1,62 @@
+"""One run of the benchmarks: settings, what was measured, progress."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import vmm.guest
+from tools.benchmarks.emulator import Board
+from tools.benchmarks.host import ROOT, Unavailable
+from tools.benchmarks.measure import Measure
+from vmm.errors import GuestBuildError
+
+
+@dataclass
+class Run:
+    """What a section is given."""
+
+    count: int
+    """Rounds; in each, both sides are measured once."""
+    quick: bool
+    """A fraction of the work: to see that everything runs, not to measure."""
+    directory: Path
+    """For files that live as long as the run."""
+    section: str = ""
+    measures: list[Measure] = field(default_factory=list)
+
+    def measure(self, name: str, unit: str, **more: Any) -> Measure:
+        self.measures.append(Measure(self.section, name, unit, **more))
+        return self.measures[-1]
+
+    def rounds(self) -> Iterator[int]:
+        for number in range(1, self.count + 1):
+            self.say(f"{self.section}: round {number} of {self.count}")
+            yield number
+
+    def scaled(self, amount: int) -> int:
+        return max(1, amount // 20) if self.quick else amount
+
+    def linux(self, name: str) -> Board:
+        """A Linux guest, built if it is not in the cache yet."""
+        try:
+            built = vmm.guest.open(name).build(lambda text: self.say(f"guest {name}: {text}"))
+        except GuestBuildError as exc:
+            raise Unavailable(f"guest {name}: {exc}") from None
+        return Board(kernel=built.kernel, initrd=built.initrd, append=built.cmdline)
+
+    def finish(self, command: list[str]) -> str:
+        """Run a program to its end; its output."""
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT, check=False
+        )
+        if done.returncode:
+            raise Unavailable(f"{' '.join(command[:4])} ...: {(done.stderr or done.stdout)[-2000:].strip()}")
+        return done.stdout
+
+    def say(self, what: str) -> None:
+        print(f"   {what}", file=sys.stderr, flush=True)
