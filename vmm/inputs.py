@@ -20,9 +20,6 @@ from vmm.errors import ReplayError
 from vmm.record import Recorder
 from vmm.replay import Replayer
 
-QUEUE_MAX = 4096
-"""Inputs that wait for a device; a source that sends faster is held back."""
-
 Deliver = Callable[[bytes], int]
 """Give a payload to a device: how many bytes it took, 0 for "not now", or REFUSED."""
 REFUSED = -1
@@ -109,19 +106,23 @@ class Door:
         if self.replayer is None:
             return
         now = self._now()
-        for logged, payload in self.replayer.due(now):
-            port = logged.removesuffix(REFUSED_MARK)
-            if port not in self._deliver:
-                raise ReplayError(f"at {now} ns the log has an input for {port}, which this machine lacks")
-            expected = len(payload) if port == logged else REFUSED
-            taken = self._deliver[port](payload)
-            if taken != expected:
-                raise ReplayError(
-                    f"at {now} ns {port} was given {len(payload)} bytes and took {taken}"
-                    f" ({REFUSED}: refused), not {expected} as recorded"
-                )
-        if self.replayer.next_mark_ns <= now:
-            self.replayer.check_mark(now, state_hash())
+        while self.next_ns <= now:
+            for logged, payload in self.replayer.due(now):
+                self._deliver_again(now, logged, payload)
+            if self.replayer.next_mark_ns <= now:
+                self.replayer.check_mark(now, state_hash())
+
+    def _deliver_again(self, now: int, logged: str, payload: bytes) -> None:
+        port = logged.removesuffix(REFUSED_MARK)
+        if port not in self._deliver:
+            raise ReplayError(f"at {now} ns the log has an input for {port}, which this machine lacks")
+        expected = len(payload) if port == logged else REFUSED
+        taken = self._deliver[port](payload)
+        if taken != expected:
+            raise ReplayError(
+                f"at {now} ns {port} was given {len(payload)} bytes and took {taken}"
+                f" ({REFUSED}: refused), not {expected} as recorded"
+            )
 
     # Out
 

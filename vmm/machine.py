@@ -111,6 +111,7 @@ class Machine:
         self.exit_code: int | None = None
         self._backends = _checked(config, backends or Backends())
         self._ended: Ended | None = None
+        self._ready: set[int] = set()
         self._reset_wanted = False
         self._resets = 0
         self.ram = ram or Ram(config.ram_mib)
@@ -129,7 +130,10 @@ class Machine:
         self.console = Capture()
         self.serial = SerialPort("com1", self.door, self.clock)
         self.serial.consoles = [self.console, *self._backends.consoles]
-        self.nets = [NetPort(f"net{n}", backend, self.door) for n, backend in enumerate(self._backends.nets)]
+        self.nets = [
+            NetPort(f"net{n}", backend, self.door, self.cpu.request_stop)
+            for n, backend in enumerate(self._backends.nets)
+        ]
         self._wire()
         self._open_doors()
         if ram is None:
@@ -295,33 +299,35 @@ class Machine:
             self.cpu.raise_nmi()
             return len(payload)
 
-        self.door.open("keyboard", press)
-
         def power_button(payload: bytes) -> int:
             self.devices["acpi-pm"].press_power_button()
             return len(payload)
 
+        def forget_translations(payload: bytes) -> int:
+            self.cpu.flush_tlb()
+            return len(payload)
+
+        self.door.open("keyboard", press)
         self.door.open("nmi", nmi)
         self.door.open("power-button", power_button)
-        self._sources: dict[int, Callable[[], None]] = {}
+        self.door.open("snapshot", forget_translations)
+        self._sources: dict[int, tuple[str, Callable[[], None]]] = {}
         for console in self._backends.consoles:
-            self._listen(console.fileno(), lambda console=console: self._typed(console))  # type: ignore[misc]
+            pump = lambda console=console: self.serial.pump(console)  # type: ignore[misc]  # noqa: E731
+            self._listen(console.fileno(), self.serial.port, pump)
         for port in self.nets:
-            self._listen(port.backend.fileno(), port.pump)
+            self._listen(port.backend.fileno(), port.port, port.pump)
 
-    def _listen(self, descriptor: int, pump: Callable[[], None]) -> None:
+    def _listen(self, descriptor: int, port: str, pump: Callable[[], None]) -> None:
         if descriptor >= 0:
-            self._sources[descriptor] = pump
+            self._sources[descriptor] = (port, pump)
             self.pacer.watch(descriptor)
-
-    def _typed(self, console: Console) -> None:
-        while (data := console.receive()) is not None:
-            self.serial.send(data)
 
     # Life
 
     def power_on(self) -> None:
         """Cold start: empty RAM, every device as at power-on, the boot image loaded again."""
+        self._reset_wanted, self.exit_code = False, None
         self.ram.clear()
         self.reset()
 
@@ -365,13 +371,16 @@ class Machine:
         """Make run() return soon; safe from any thread and from signal handlers."""
         self._ended = self._ended or Ended.REQUEST
         self.cpu.request_stop_later()
+        self.pacer.wake()
 
     def pause(self) -> None:
         """Make run() return before the next block.  For the machine's own thread (devices, watchers)."""
         self._end(Ended.PAUSED)
 
     def _end(self, reason: Ended) -> None:
-        self._ended = self._ended or reason
+        """The guest's own end counts for more than that somebody wanted to look."""
+        if self._ended is None or self._ended is Ended.PAUSED:
+            self._ended = reason
         self.cpu.request_stop()
 
     def close(self) -> None:
@@ -388,43 +397,63 @@ class Machine:
     # Running
 
     def run(self, until_ns: int = NEVER_NS) -> Ended:
-        """Run the guest until virtual ``until_ns`` or until something of :class:`Ended` happens."""
-        self._ended = None
+        """Run the guest until virtual ``until_ns`` or until something of :class:`Ended` happens.
+
+        It returns between two blocks, with nothing left undone that was due: what is saved there is
+        whole.  A stop that was asked for before the run began ends it at once.
+        """
         self._resets = 0
         try:
-            while self._ended is None:
+            while True:
                 self._serve()
+                if self._ended is not None:
+                    ended, self._ended = self._ended, None
+                    return ended
                 if self.clock.now_ns >= until_ns:
                     return Ended.TIME
-                if self._ended is None:
-                    self._advance(until_ns)
+                self._advance(until_ns)
         finally:
             self.serial.show()
-        return self._ended
 
     def _serve(self) -> None:
-        """Between two blocks: alarms, the log, host input, resets, in this order."""
+        """Between two blocks: alarms, resets, inputs, in this order.
+
+        While the guest runs its inputs enter here and nowhere else, after all else that was due at
+        that time, so a replay delivers them in the same place.
+        """
         self.clock.fire_due()
-        if self.door.replayer is not None:
-            self.door.replay_due(self.state_hash)
         if self._reset_wanted:
             self._do_reset()
+        if self.door.replayer is not None:
+            self.door.replay_due(self.state_hash)
+        self._take_inputs()
+        self.serial.show()
+
+    def _take_inputs(self) -> None:
+        """What the host has, and what waited until its device has room."""
+        ready, self._ready = self._ready, set()
+        self.serial.retry()
         for port in self.nets:
             if port.rx_ready:
                 port.rx_ready = False
                 self.door.retry(port.port)
                 port.pump()
-                self.pacer.watch(port.backend.fileno(), not self.door.is_full(port.port))
-        self.serial.show()
+        for descriptor in sorted(ready):
+            self._sources[descriptor][1]()
+        for descriptor, (name, _) in self._sources.items():
+            self.pacer.watch(descriptor, not self.door.is_full(name))
 
     def _advance(self, until_ns: int) -> None:
         """Run to the next stop, or let a halted guest wait for its next alarm or input."""
         if self.devices["acpi-pm"].off:
             self._ended = Ended.POWEROFF
             return
+        if self.exit_code is not None:
+            self._ended = Ended.DEBUG_EXIT
+            return
         limit = min(until_ns, self.door.next_ns)
         if self.cpu.halted and not self.cpu.can_take_interrupt:
-            if self.cpu.is_dead and self.clock.next_deadline_ns == NEVER_NS or self.cpu.is_dead:
+            if self.cpu.is_dead:
                 self._ended = Ended.POWEROFF
                 return
             self._rest(limit)
@@ -433,7 +462,7 @@ class Machine:
         self.cpu.poll(self.pacer.descriptor)
         stop = self.cpu.run()
         if stop is Stop.HOST_INPUT:
-            self._pump(self.pacer.ready())
+            self._ready = self.pacer.ready()
         elif stop is Stop.SHUTDOWN:
             self._reset_wanted = True
         elif stop is Stop.DEADLINE and self.pacer.paced:
@@ -444,29 +473,21 @@ class Machine:
         if deadline == NEVER_NS and not self.pacer.can_wake:
             self._ended = Ended.IDLE
             return
-        reached, ready = self.pacer.rest(self.clock.now_ns, deadline)
+        reached, self._ready = self.pacer.rest(self.clock.now_ns, deadline)
         self.clock.jump(reached)
-        self._pump(ready)
 
     def _hold_back(self) -> None:
         """A paced guest that is ahead of the wall waits for it."""
         now = self.clock.now_ns
         ahead = now - self.pacer.wall_ns(now)
         if ahead > 0:
-            self._pump(self.pacer.ready(ahead))
-
-    def _pump(self, ready: set[int]) -> None:
-        for descriptor in sorted(ready):
-            self._sources[descriptor]()
-        for port in self.nets:
-            if port.backend.fileno() in ready:
-                self.pacer.watch(port.backend.fileno(), not self.door.is_full(port.port))
+            self._ready = self.pacer.ready(ahead)
 
     def _do_reset(self) -> None:
-        self._reset_wanted = False
+        """Start again, or end; a machine that ended so stays reset until it is switched on."""
         self._resets += 1
         if not self.restart_on_reset or self.boot is None or self._resets > RESETS_MAX:
-            self._ended = self._ended or Ended.RESET
+            self._ended = Ended.RESET
             return
         self.power_on()
 
@@ -501,12 +522,12 @@ class Machine:
 
     def save(self, path: Path | str, progress: Progress | None = None) -> None:
         """Write a snapshot file.  The machine goes on as the loaded one would."""
-        self.cpu.flush_tlb()
+        self.door.enter("snapshot", b"\0")
         snapshot.write(path, self.about(), self.sections(), self.ram, progress)
 
     def hold(self) -> Snapshot:
-        """A snapshot in memory: :meth:`resume` it as often as wanted."""
-        self.cpu.flush_tlb()
+        """A snapshot in memory: :func:`resume` it as often as wanted."""
+        self.door.enter("snapshot", b"\0")
         return Snapshot.hold(self.about(), self.sections(), self.ram)
 
     def load_sections(self, sections: Mapping[str, bytes]) -> None:
@@ -521,6 +542,10 @@ class Machine:
             part.state = states[name]
         for part in parts.values():
             part.restored()
+        self._reset_wanted, self.exit_code = False, None
+        self.serial.restart()
+        for port in self.nets:
+            port.rx_ready = True
 
     def differences(self, other: Machine) -> list[str]:
         """Where two machines differ: device fields, registers, pages."""

@@ -13,6 +13,7 @@ guest, a recording or a replica ever learns of the wall.
 
 from __future__ import annotations
 
+import os
 import select
 import time
 
@@ -22,16 +23,20 @@ SLICE_NS = 2_000_000
 """How far ahead of the wall a paced guest may run: well under a tick, well over a sleep's error."""
 LAG_MAX_NS = 1_000_000_000
 SLEEP_MAX_NS = 1_000_000_000
+RESPONSE_NS = 50_000_000
+"""Longest time that a free-running guest computes without a return to Python, where signal handlers run."""
 
 
 class Pacer:
     """The host's descriptors, and (if ``paced``) the relation of virtual time to the wall."""
 
-    __slots__ = ("_anchor_ns", "_epoll", "_watched", "paced")
+    __slots__ = ("_anchor_ns", "_epoll", "_wake", "_watched", "paced")
 
     def __init__(self, paced: bool) -> None:
         self.paced = paced
         self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake, select.EPOLLIN)
         self._watched: set[int] = set()
         self._anchor_ns: int | None = None
 
@@ -60,14 +65,22 @@ class Pacer:
 
     def ready(self, timeout_ns: int = 0) -> set[int]:
         """Descriptors with input, after at most ``timeout_ns``."""
-        if not self._watched:
-            if timeout_ns > 0:
-                time.sleep(timeout_ns / 1e9)
-            return set()
-        return {descriptor for descriptor, _ in self._epoll.poll(timeout_ns / 1e9)}
+        found = {descriptor for descriptor, _ in self._epoll.poll(timeout_ns / 1e9)}
+        if self._wake in found:
+            os.eventfd_read(self._wake)
+            found.discard(self._wake)
+        return found
+
+    def wake(self) -> None:
+        """End a wait; safe from any thread and from signal handlers."""
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
 
     def close(self) -> None:
         self._epoll.close()
+        wake, self._wake = self._wake, -1
+        if wake >= 0:
+            os.close(wake)
 
     # Time
 
@@ -87,8 +100,8 @@ class Pacer:
         return wall
 
     def limit_ns(self, now_ns: int) -> int:
-        """The time at which a running guest must look at the wall again."""
-        return self.wall_ns(now_ns) + SLICE_NS if self.paced else NEVER_NS
+        """The time at which a running guest must come back: to look at the wall, or for signals."""
+        return self.wall_ns(now_ns) + SLICE_NS if self.paced else now_ns + RESPONSE_NS
 
     def rest(self, now_ns: int, deadline_ns: int) -> tuple[int, set[int]]:
         """A halted guest at ``now_ns`` waits for ``deadline_ns`` or input.

@@ -27,13 +27,25 @@ NEWLINE = 0x0A
 class SerialPort:
     """COM1's other end: bytes from the guest to consoles, bytes from the host to the guest."""
 
-    __slots__ = ("_clock", "_door", "_feed", "_line", "_port", "_unshown", "consoles", "uart", "watch")
+    __slots__ = (
+        "_clock",
+        "_door",
+        "_feed",
+        "_feed_due",
+        "_line",
+        "_unshown",
+        "consoles",
+        "port",
+        "uart",
+        "watch",
+    )
 
     def __init__(self, port: str, door: Door, clock: TimerClock) -> None:
-        self._port = port
+        self.port = port
         self._door = door
         self._clock = clock
-        self._feed = clock.timer(f"{port}.feed", self._retry)
+        self._feed = clock.timer(f"{port}.feed", self._feed_again)
+        self._feed_due = False
         self._line = bytearray()
         self._unshown = bytearray()
         self.consoles: list[Console] = []
@@ -46,7 +58,7 @@ class SerialPort:
         self._unshown.append(byte)
         self._line.append(byte)
         if byte == NEWLINE or len(self._line) >= LINE_MAX:
-            self._door.leave(self._port, self._line)
+            self._door.leave(self.port, self._line)
             self._line.clear()
         if self.watch is not None:
             self.watch(byte)
@@ -61,31 +73,56 @@ class SerialPort:
 
     def send(self, data: bytes) -> None:
         """Type ``data``: the guest gets it as fast as its FIFO empties."""
-        self._door.enter(self._port, data)
+        self._door.enter(self.port, data)
+        self._arm()
+
+    def pump(self, console: Console) -> None:
+        """Take what was typed at ``console``, as long as the guest keeps up with it."""
+        while not self._door.is_full(self.port):
+            data = console.receive()
+            if data is None:
+                return
+            self.send(data)
+
+    def retry(self) -> None:
+        """Between two blocks: feed the guest what waits, if it is time."""
+        if self._feed_due:
+            self._feed_due = False
+            self._door.retry(self.port)
+            self._arm()
+
+    def restart(self) -> None:
+        """The guest's state was replaced, or a log begins: a line begins here."""
+        self._line.clear()
+        self._feed.cancel()
         self._arm()
 
     def _receive(self, data: bytes) -> int:
         assert self.uart is not None
         return self.uart.receive(data)
 
-    def _retry(self) -> None:
-        self._door.retry(self._port)
-        self._arm()
+    def _feed_again(self) -> None:
+        """Alarms of one instant fire in an order of their own, and inputs enter after all of them."""
+        self._feed_due = True
 
     def _arm(self) -> None:
-        if self._door.is_full(self._port):
+        if self._door.is_full(self.port):
             self._feed.arm(self._clock.now_ns + FEED_NS)
 
 
 class NetPort:
     """A card's other end: frames between a back end and the door."""
 
-    __slots__ = ("_door", "_features", "backend", "card", "port", "rx_ready")
+    __slots__ = ("_door", "_features", "_look", "backend", "card", "port", "rx_ready")
 
-    def __init__(self, port: str, backend: NetBackend, door: Door) -> None:
+    def __init__(
+        self, port: str, backend: NetBackend, door: Door, look: Callable[[], None] = lambda: None
+    ) -> None:
+        """``look`` asks the machine to come by between two blocks."""
         self.port = port
         self.backend = backend
         self._door = door
+        self._look = look
         self._features = -1
         self.card: VirtioNet | None = None
         self.rx_ready = False
@@ -112,6 +149,7 @@ class NetPort:
     def posted(self) -> None:
         """The card's word that receiving is worth another try; tried between two blocks."""
         self.rx_ready = True
+        self._look()
 
     def _agree_on_offloads(self) -> None:
         """Tell a TAP which unfinished frames the guest's driver accepts."""

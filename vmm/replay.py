@@ -106,9 +106,14 @@ class Replayer:
         return self._inputs.next_ns == NEVER_NS and self._outputs.next_ns == NEVER_NS
 
     def due(self, now_ns: int) -> list[tuple[str, bytes]]:
-        """The inputs stamped ``now_ns``, in order; ReplayError when one should have come earlier."""
+        """The inputs stamped ``now_ns``, in order; ReplayError when one should have come earlier.
+
+        Those logged after a mark of the same time come when the mark was checked.
+        """
         found = []
         while (record := self._inputs.head) is not None and record.ns <= now_ns:
+            if self._marks.head is not None and self._marks.number < self._inputs.number:
+                break
             if record.ns < now_ns:
                 self._depart(self._inputs.number, now_ns, _input(record), f"a machine already at {now_ns} ns")
             self._inputs.advance()

@@ -29,7 +29,7 @@ def run(run: Run) -> None:
     assert board.kernel is not None
     unpacked = run.directory / "vmlinux"
     image = KernelImage.parse(board.kernel.read_bytes(), board.kernel.name)
-    unpacked.write_bytes(image.payload)
+    unpacked.write_bytes(b"".join(image.pieces()))
     whole = run.measure("cold boot, QEMU from the bzImage", "s", goal=1.0)
     inner = run.measure("cold boot, QEMU from the ELF kernel", "s", goal=1.0)
     resumed = run.measure("from a booted snapshot", "s", goal=0.7)

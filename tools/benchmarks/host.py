@@ -82,7 +82,7 @@ def describe() -> dict[str, str]:
         "memory": f"{memory_mib()} MiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "load": f"{load} (1, 5, 15 minutes, at the start)",
-        "ours": f"colo-vmm {importlib.metadata.version('colo-vmm')}{revision()}, "
+        "ours": f"colo-vmm {revision()}, "
         f"Python {platform.python_version()}, {versions}",
         "qemu": first_line([program("qemu-system-x86_64"), "--version"]),
     }
@@ -94,5 +94,5 @@ def revision() -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        return ""
-    return f" ({done.stdout.strip()})" if done.returncode == 0 else ""
+        return "(no git)"
+    return done.stdout.strip() or "(no checkout)"

@@ -6,20 +6,18 @@ section 6.1.5 (_HID, where the compressed EISA identifier is defined by referenc
 A term is ``bytes``.  Names are written as in ASL: ``\\_SB.PCI0``, ``_HID``.  What does not fit the
 grammar is an error of the board's own description: an assertion.
 
-Not here: methods, operation regions, fields, buffers other than resource templates, integers
-beyond 64 bits.  The board's hardware is fixed, so its tables say what is and compute nothing.
+Not here: strings, methods, operation regions, fields, buffers other than resource templates.  The board's hardware is fixed, so its tables say what is and compute nothing.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
 
 # Section 20.2: opcodes and prefixes.
 ZERO, ONE = 0x00, 0x01
 NAME, SCOPE, BUFFER, PACKAGE, DEVICE = b"\x08", b"\x10", b"\x11", b"\x12", b"\x5b\x82"
-BYTE, WORD, DWORD, QWORD, STRING = b"\x0a", b"\x0b", b"\x0c", b"\x0e", b"\x0d"
+BYTE, WORD, DWORD, QWORD = b"\x0a", b"\x0b", b"\x0c", b"\x0e"
 DUAL_NAME, MULTI_NAME, NULL_NAME = b"\x2e", b"\x2f", b"\x00"
 SEGMENT = re.compile(r"[A-Z_][A-Z0-9_]{0,3}")
 SEGMENTS_MAX = 255
@@ -45,11 +43,6 @@ def integer(value: int) -> bytes:
         if value < 1 << 8 * struct.calcsize(form):
             return prefix + struct.pack(form, value)
     raise AssertionError(f"AML integer {value:#x}: at most 64 bits")
-
-
-def string(text: str) -> bytes:
-    assert "\0" not in text, text
-    return STRING + text.encode("ascii") + b"\0"
 
 
 def name_string(path: str) -> bytes:
@@ -156,6 +149,6 @@ def memory_window(addresses: range) -> bytes:
 
 def _window(form: str, descriptor: int, kind: int, flags: int, addresses: range) -> bytes:
     """An address space descriptor (6.4.3.5): granularity, minimum, maximum, translation, length."""
-    numbers: Sequence[int] = (0, addresses.start, addresses.stop - 1, 0, len(addresses))
+    numbers = (0, addresses.start, addresses.stop - 1, 0, len(addresses))
     body = struct.pack("<BBB", kind, MIN_FIXED | MAX_FIXED, flags) + struct.pack(form, *numbers)
     return struct.pack("<BH", descriptor, len(body)) + body

@@ -161,14 +161,16 @@ class Cpu:
         return call
 
     def close(self) -> None:
-        """Give the engine's memory back."""
+        """Give the engine's memory back; nothing else may be called afterwards."""
         self._ram.on_write = None
+        detour.running.leave(self.block.address)
         self._engine.close()
 
     # Running
 
     def run(self) -> Stop:
         """Execute until something of :class:`Stop` happens, and raise what a device raised."""
+        assert self._engine.uc, "this machine was closed"
         block = self.block
         block["REASON"] = control.STOPPED_HALT
         self.halted = False
@@ -258,6 +260,7 @@ class Cpu:
 
     def set_a20(self, enabled: bool) -> None:
         """Address line 20: off wraps at 1 MiB as on an 8086."""
+        detour.running.enter(self.block.address)
         self._library.x86_cpu_set_a20_x86_64(self._engine.cpu, int(enabled))
 
     # State
@@ -274,6 +277,7 @@ class Cpu:
     @property
     def state(self) -> CpuState:
         """All registers, read from the engine."""
+        assert self._engine.uc, "this machine was closed"
         state = registers.read(self.env, self.rflags)
         state.now_ns = self.block.now_ns
         state.halted = self.halted

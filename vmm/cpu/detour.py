@@ -91,9 +91,15 @@ class Running:
         slot = self._slots.get(thread)
         if slot is None:
             slot = self._slots[thread] = self._vacant()
-            self._words[slot] = thread
             self._words[1] = len(self._slots)
         self._words[slot + 1] = control
+        self._words[slot] = thread
+
+    def leave(self, control: int) -> None:
+        """The machine with this control block is gone: nobody may look there any more."""
+        for slot in self._slots.values():
+            if self._words[slot + 1] == control:
+                self._words[slot] = 0
 
     def _vacant(self) -> int:
         """A slot for one more thread; those of ended threads are used again."""

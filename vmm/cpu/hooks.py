@@ -97,7 +97,12 @@ def _stop(control: int, reason: int) -> None:
 
 @njit
 def _enter_interrupt(control: int, vector: int) -> None:
+    """It takes the time of an instruction: a stop before it and one after it must differ in time.
+
+    An input is found again, in a replay, by nothing but the virtual time of its block boundary.
+    """
     count(control, N_INTERRUPTS)
+    charge_ns(control, load64(control + COST_INSTRUCTION))
     call3(load64(control + FN_DO_HARDIRQ), load64(control + ENV), vector, 1)
     call1(load64(control + FN_LOOP_EXIT), load64(control + CPU))  # longjmp: does not return
 

@@ -1,0 +1,109 @@
+"""TCP through virtio-net and a TAP interface: the client is ``tools/loadgen``, in the host's kernel.
+
+Everything is in a network namespace of its own, made and removed here: the TAP interface with the
+address that the guest expects of its gateway, the emulators, the client.  Needs root.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from tools.benchmarks.emulator import Emulator
+from tools.benchmarks.host import ROOT, Unavailable, compiled, program
+from tools.benchmarks.measure import SIDES, Measure
+from tools.benchmarks.run import Run
+
+METHOD = (
+    "guest `kv` behind a TAP interface with virtio headers in a network namespace, vhost off; tools/loadgen "
+    "keeps one request in flight on each connection for some seconds, after a second that is not counted; "
+    "ours is paced (virtual time does not run ahead of the wall)"
+)
+TAP, HOST, GUEST = "tap0", "10.77.0.1/24", "10.77.0.2"
+SECONDS, WARM_UP_S = 3.0, 1.0
+REPORT = re.compile(r"(\w+)=([\d.]+)")
+
+
+@dataclass(frozen=True)
+class Load:
+    """Arguments of loadgen; ``value`` and ``unit`` say what of its report is the throughput."""
+
+    name: str
+    port: int
+    mode: str
+    connections: int
+    argument: int = 64
+    value: str = "rate"
+    unit: str = "/s"
+
+
+LOADS = (
+    Load("echo, 1 connection", 7, "echo", 1),
+    Load("INC, 8 connections", 7000, "inc", 8),
+    Load("HTTP 1 KiB, new connections", 80, "http", 1),
+    Load("bulk 100 kB, 1 connection", 7000, "bulk", 1, 100_000, "MBps", "MB/s"),
+)
+
+
+def run(run: Run) -> None:
+    if os.geteuid() != 0:
+        raise Unavailable("a TAP interface and a network namespace need root: sudo tools/bench --only net")
+    loadgen = compiled(ROOT / "tools" / "loadgen.c", ["-std=c11", "-O2"], "loadgen")
+    board = run.linux("kv")
+    rates = {
+        load.name: run.measure(load.name, load.unit, more_is_better=True, goal=1.0) for load in LOADS
+    }
+    delays = {
+        (load.name, which): run.measure(f"  latency {which}", "us")
+        for load in LOADS
+        for which in ("p50", "p99")
+    }
+    with namespace(run) as name:
+        board = replace(board, tap=TAP, namespace=name, paced=True)
+        client = [program("ip"), "netns", "exec", name, str(loadgen), GUEST]
+        for _ in run.rounds():
+            for side in SIDES:
+                with Emulator.start(side, board) as emulator:
+                    emulator.expect("GUEST-READY kv")
+                    for load in LOADS:
+                        found = ask(run, client, load)
+                        rates[load.name].add(side, found[load.value])
+                        for which in ("p50", "p99"):
+                            delays[load.name, which].add(side, found[which])
+    run.measures[:] = in_order(run.measures, rates, delays)
+
+
+def in_order(
+    measures: list[Measure], rates: dict[str, Measure], delays: dict[tuple[str, str], Measure]
+) -> list[Measure]:
+    """Each throughput with its latencies below it."""
+    others = [one for one in measures if one.section != next(iter(rates.values())).section]
+    for name, rate in rates.items():
+        others += [rate, *(delay for (of, _), delay in delays.items() if of == name)]
+    return others
+
+
+def ask(run: Run, client: list[str], load: Load) -> dict[str, float]:
+    words = [*client, str(load.port), load.mode, str(load.connections)]
+    for seconds in (WARM_UP_S, SECONDS):
+        shorter = seconds / 10 if run.quick else seconds
+        said = run.finish([*words, str(shorter), str(load.argument)])
+    return {name: float(value) for name, value in REPORT.findall(said)}
+
+
+@contextmanager
+def namespace(run: Run) -> Iterator[str]:
+    """A network namespace with a TAP interface in it; its end takes everything along."""
+    ip, name = program("ip"), f"colo-bench-{os.getpid()}"
+    run.finish([ip, "netns", "add", name])
+    try:
+        run.finish([ip, "-n", name, "link", "set", "lo", "up"])
+        run.finish([ip, "-n", name, "tuntap", "add", "dev", TAP, "mode", "tap", "vnet_hdr"])
+        run.finish([ip, "-n", name, "addr", "add", HOST, "dev", TAP])
+        run.finish([ip, "-n", name, "link", "set", TAP, "up"])
+        yield name
+    finally:
+        run.finish([ip, "netns", "del", name])
