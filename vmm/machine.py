@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from vmm import hashing, snapshot
+from vmm import hashing, media, snapshot
 from vmm.backends.console import Capture, Console
 from vmm.backends.net import NetBackend, Nowhere
 from vmm.boot import acpi, bios_rom, mptable
@@ -523,19 +523,24 @@ class Machine:
     def save(self, path: Path | str, progress: Progress | None = None) -> None:
         """Write a snapshot file.  The machine goes on as the loaded one would."""
         self.door.enter("snapshot", b"\0")
-        snapshot.write(path, self.about(), self.sections(), self.ram, progress)
+        snapshot.write(path, self.about(), self.sections() | self._media(), self.ram, progress)
 
     def hold(self) -> Snapshot:
         """A snapshot in memory: :func:`resume` it as often as wanted."""
         self.door.enter("snapshot", b"\0")
-        return Snapshot.hold(self.about(), self.sections(), self.ram)
+        return Snapshot.hold(self.about(), self.sections() | self._media(), self.ram)
+
+    def _media(self) -> dict[str, bytes]:
+        return media.export(self._backends.disks)
 
     def load_sections(self, sections: Mapping[str, bytes]) -> None:
         """Replace every component's state: all are unpacked before any is touched."""
         parts = self.components
-        if set(sections) != set(parts):
-            raise StateError(f"components {sorted(set(sections) ^ set(parts))} are on one side only")
-        states = {name: unpack(type(part.state), sections[name]) for name, part in parts.items()}
+        packed, changes = media.split(sections)
+        if set(packed) != set(parts):
+            raise StateError(f"components {sorted(set(packed) ^ set(parts))} are on one side only")
+        states = {name: unpack(type(part.state), packed[name]) for name, part in parts.items()}
+        media.load(self._backends.disks, changes)
         for line in self._pci_lines:
             line.release()
         for name, part in parts.items():

@@ -112,7 +112,7 @@ class Replayer:
         """
         found = []
         while (record := self._inputs.head) is not None and record.ns <= now_ns:
-            if self._marks.head is not None and self._marks.number < self._inputs.number:
+            if self._marks.next_ns == now_ns and self._marks.number < self._inputs.number:
                 break
             if record.ns < now_ns:
                 self._depart(self._inputs.number, now_ns, _input(record), f"a machine already at {now_ns} ns")

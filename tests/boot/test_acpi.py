@@ -166,8 +166,7 @@ def tables_of(config: PcConfig) -> dict[str, bytes]:
 def test_soft_off_ends_the_run_for_good() -> None:
     """\\_S5 names the SLP_TYP that PM1a_CNT wants; off, the machine stays off, and so does its copy."""
     with Machine(PcConfig(ram_mib=4)) as machine:
-        (at,) = (tables(machine.ram)["DSDT"].index(b"_S5_\x12") + 4,)
-        package = tables(machine.ram)["DSDT"][at:]
+        package = tables(machine.ram)["DSDT"].partition(b"_S5_")[2]
         assert package[:4] == bytes([aml.PACKAGE[0], 7, 4, aml.BYTE[0]])
         machine.ports.write(acpi.PM_BASE + acpi_pm.PM1_CNT, 2, package[4] << 10 | 1 << 13)
         assert machine.run(1_000_000) is Ended.POWEROFF

@@ -138,7 +138,7 @@ def test_soft_off(chip: AcpiPm, bench: Rig) -> None:
     chip.write(PM1_CNT, 2, SLP_TYP_S5 << 10)
     assert not chip.off, "SLP_TYP alone does nothing"
     chip.write(PM1_CNT, 2, SLP_TYP_S5 << 10 | SLP_EN)
-    assert chip.off
+    assert chip.state.off
     assert bench.log == [("poweroff",)]
     assert chip.read(PM1_CNT, 2) == SLP_TYP_S5 << 10 | SCI_EN, "SLP_EN is write-only"
     chip.reset()

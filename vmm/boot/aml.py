@@ -6,7 +6,8 @@ section 6.1.5 (_HID, where the compressed EISA identifier is defined by referenc
 A term is ``bytes``.  Names are written as in ASL: ``\\_SB.PCI0``, ``_HID``.  What does not fit the
 grammar is an error of the board's own description: an assertion.
 
-Not here: strings, methods, operation regions, fields, buffers other than resource templates.  The board's hardware is fixed, so its tables say what is and compute nothing.
+Not here: strings, methods, operation regions, fields, buffers other than resource templates.  The
+board's hardware is fixed, so its tables say what is and compute nothing.
 """
 
 from __future__ import annotations

@@ -20,16 +20,14 @@ Offsets are into the RAM mapping (:mod:`vmm.ram`), which is what the engine call
 
 from __future__ import annotations
 
-from numba import njit
-
 from vmm.cpu import layout
-from vmm.cpu.control import (  # type: ignore[attr-defined]
+from vmm.cpu.control import (
     CODE_PAGES,
     CODE_PAGES_COUNT,
     FN_INVALIDATE,
     SCRATCH_CONTROL,
 )
-from vmm.cpu.native import call5, callback, i64, load8, load64, store8, store64, void
+from vmm.cpu.native import call5, callback, i64, load8, load64, native, store8, store64, void
 
 _MODES = layout.CPU_TLB_MODES
 _DESCRIPTORS, _DESCRIPTOR_SIZE = layout.CPU_TLB_DESCRIPTORS, layout.TLB_DESCRIPTOR_SIZE
@@ -44,26 +42,26 @@ _NOT_RAM = 0x800 | 0x200 | 0x40
 """Invalid, memory-mapped, or writes are discarded."""
 
 
-@njit
+@native
 def _mark_if(entry: int, io: int, page: int) -> None:
     write = load64(entry + _ADDR_WRITE)
     if write & (_NOT_RAM | _NOTDIRTY) == 0 and (write & _PAGE) + load64(io) == page:
         store64(entry + _ADDR_WRITE, write | _NOTDIRTY)
 
 
-@njit
+@native
 def _unmark_if(entry: int, io: int, page: int) -> None:
     write = load64(entry + _ADDR_WRITE)
     if write & (_NOT_RAM | _NOTDIRTY) == _NOTDIRTY and (write & _PAGE) + load64(io) == page:
         store64(entry + _ADDR_WRITE, write & ~_NOTDIRTY)
 
 
-@njit
+@native
 def _entries(cpu: int, mode: int) -> int:
     return (load64(cpu + _FAST + 16 * mode) >> _ENTRY_BITS) + 1
 
 
-@njit
+@native
 def _mark(cpu: int, page: int) -> None:
     """Every TLB entry of ``page`` gets NOTDIRTY."""
     for mode in range(_MODES):
@@ -77,7 +75,7 @@ def _mark(cpu: int, page: int) -> None:
             _mark_if(victim, descriptor + _VICTIM_IO + _IO_SIZE * index, page)
 
 
-@njit
+@native
 def _unmark(cpu: int, page: int) -> None:
     """Every TLB entry of ``page`` loses NOTDIRTY."""
     for mode in range(_MODES):
@@ -87,18 +85,18 @@ def _unmark(cpu: int, page: int) -> None:
             _unmark_if(table + _ENTRY_SIZE * index, io + _IO_SIZE * index, page)
 
 
-@njit
+@native
 def _control_of_cpu(cpu: int) -> int:
     return load64(cpu + SCRATCH_CONTROL)
 
 
-@njit
+@native
 def _has_code(control: int, page: int) -> bool:
     index = page >> 12
     return index >= load64(control + CODE_PAGES_COUNT) or load8(load64(control + CODE_PAGES) + index) != 0
 
 
-@njit
+@native
 def _set_code(control: int, page: int, value: int) -> None:
     index = page >> 12
     if index < load64(control + CODE_PAGES_COUNT):
@@ -106,7 +104,7 @@ def _set_code(control: int, page: int, value: int) -> None:
 
 
 @callback(void(i64, i64))
-def protect_code(uc, address):  # type: ignore[no-untyped-def]
+def protect_code(uc: int, address: int) -> None:
     """tlb_protect_code: the first block was translated from this page."""
     cpu = load64(uc + layout.UC_CPU)
     control = _control_of_cpu(cpu)
@@ -115,25 +113,25 @@ def protect_code(uc, address):  # type: ignore[no-untyped-def]
 
 
 @callback(void(i64, i64))
-def unprotect_code(uc, address):  # type: ignore[no-untyped-def]
+def unprotect_code(uc: int, address: int) -> None:
     """tlb_unprotect_code: no block of this page is left."""
     _set_code(_control_of_cpu(load64(uc + layout.UC_CPU)), address, i64(0))
 
 
 @callback(void(i64, i64, i64))
-def reset_dirty_by_address(cpu, start, size):  # type: ignore[no-untyped-def]
+def reset_dirty_by_address(cpu: int, start: int, size: int) -> None:
     """tlb_reset_dirty_by_vaddr, called for every block: protect_code did it for the page."""
     return
 
 
 @callback(void(i64, i64))
-def set_dirty(cpu, address):  # type: ignore[no-untyped-def]
+def set_dirty(cpu: int, address: int) -> None:
     """tlb_set_dirty, after a store through an entry that cannot be executed: see written_page."""
     return
 
 
 @callback(void(i64, i64, i64, i64, i64))
-def written_page(uc, pages, address, size, back):  # type: ignore[no-untyped-def]
+def written_page(uc: int, pages: int, address: int, size: int, back: int) -> None:
     """tb_invalidate_phys_page_fast: a store to a NOTDIRTY page.
 
     With code in the page the engine invalidates what the store touches; without, the page needs no

@@ -124,9 +124,10 @@ def build(progress: Callable[[str], None] | None = None) -> bytes:
         print("colo: compiling the native callbacks (once, some seconds)", file=sys.stderr)
     for name in _CODE:
         importlib.import_module(f"vmm.cpu.{name}")
+    compiler: Any = njit
     linked = llvm.parse_assembly(_name_list(sorted(native.CALLBACKS)))
     for name, (function, signature) in sorted(native.CALLBACKS.items()):
-        compiled = njit(signature, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+        compiled = compiler(signature, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
         (result,) = compiled.overloads.values()
         linked.link_in(llvm.parse_assembly(str(result.library._final_module)))
         linked.link_in(llvm.parse_assembly(_wrapper(name, result)))

@@ -26,90 +26,91 @@ import numpy as np
 from vmm.clock import NEVER_NS
 from vmm.cpu import layout
 
-_NAMES = (
+(
     # clock
-    "BASE",  # budget + now
-    "BUDGET",  # address of the budget word
-    "DEADLINE",  # stop at the first block at or after this time
-    "QUANTUM",  # longest time between two looks, ns
-    "COST_INSTRUCTION",  # ns an instruction
-    "COST_ACCESS",  # ns a port or MMIO access, beyond the instruction
-    "COST_PAUSE",  # ns a PAUSE
-    "COST_TSC",  # ns an RDTSC(P)
+    BASE,  # budget + now
+    BUDGET,  # address of the budget word
+    DEADLINE,  # stop at the first block at or after this time
+    QUANTUM,  # longest time between two looks, ns
+    COST_INSTRUCTION,  # ns an instruction
+    COST_ACCESS,  # ns a port or MMIO access, beyond the instruction
+    COST_PAUSE,  # ns a PAUSE
+    COST_TSC,  # ns an RDTSC(P)
     # requests
-    "INTR",  # the interrupt controller's output line
-    "NMI",  # a non-maskable interrupt is pending
-    "STOP_REQUEST",  # anyone: leave at the next look
-    "POLL_FD",  # epoll descriptor looked at once a quantum, or -1
-    "POLL_EVENTS",  # address of a buffer for one event
+    INTR,  # the interrupt controller's output line
+    NMI,  # a non-maskable interrupt is pending
+    STOP_REQUEST,  # anyone: leave at the next look
+    POLL_FD,  # epoll descriptor looked at once a quantum, or -1
+    POLL_EVENTS,  # address of a buffer for one event
     # outcome
-    "REASON",  # why the last run stopped (STOPPED_*)
+    REASON,  # why the last run stopped (STOPPED_*)
     # engine
-    "UC",
-    "CPU",
-    "ENV",
-    "PATCHING",  # 1: rewrite block prologues (vmm.cpu.inline_clock)
-    "HOOK_ADDRESS",  # on_block's own address, to recognise a prologue
-    "SCRATCH",  # address of 24 words for decoding prologues
-    "CPUID_ROWS",
-    "CPUID_COUNT",
-    "MSR_ROWS",
-    "MSR_COUNT",
+    UC,
+    CPU,
+    ENV,
+    PATCHING,  # 1: rewrite block prologues (vmm.cpu.inline_clock)
+    HOOK_ADDRESS,  # on_block's own address, to recognise a prologue
+    SCRATCH,  # address of 24 words for decoding prologues
+    CPUID_ROWS,
+    CPUID_COUNT,
+    MSR_ROWS,
+    MSR_COUNT,
     # functions of the engine and of libc
-    "FN_DO_INTERRUPT",
-    "FN_DO_HARDIRQ",
-    "FN_LOOP_EXIT",
-    "FN_RAISE",
-    "FN_RESTORE_STATE",
-    "FN_READ_EFLAGS",
-    "FN_WRITE_EFLAGS",
-    "FN_CHECK_IO1",
-    "FN_CHECK_IO2",
-    "FN_CHECK_IO4",
-    "FN_UPDATE_CR0",
-    "FN_UPDATE_CR3",
-    "FN_UPDATE_CR4",
-    "FN_TB_LOOKUP",
-    "FN_CHECK_EXIT",
-    "FN_EMU_STOP",
-    "FN_EPOLL_WAIT",
-    "FN_INVALIDATE",
+    FN_DO_INTERRUPT,
+    FN_DO_HARDIRQ,
+    FN_LOOP_EXIT,
+    FN_RAISE,
+    FN_RESTORE_STATE,
+    FN_READ_EFLAGS,
+    FN_WRITE_EFLAGS,
+    FN_CHECK_IO1,
+    FN_CHECK_IO2,
+    FN_CHECK_IO4,
+    FN_UPDATE_CR0,
+    FN_UPDATE_CR3,
+    FN_UPDATE_CR4,
+    FN_TB_LOOKUP,
+    FN_CHECK_EXIT,
+    FN_EMU_STOP,
+    FN_EPOLL_WAIT,
+    FN_INVALIDATE,
     # the first piece of RAM (vmm.cpu.regions)
-    "FN_FIND_REGION",
-    "LOW_REGION",  # the engine's descriptor
-    "LOW_END",  # address after its end
+    FN_FIND_REGION,
+    LOW_REGION,  # the engine's descriptor
+    LOW_END,  # address after its end
     # translated code (vmm.cpu.code_pages)
-    "CODE_PAGES",  # address of one byte a page of RAM
-    "CODE_PAGES_COUNT",
+    CODE_PAGES,  # address of one byte a page of RAM
+    CODE_PAGES_COUNT,
     # Python callbacks, each (int64, int64, int64) -> int64
-    "PY_PORT_IN",
-    "PY_PORT_OUT",
-    "PY_MMIO_READ",
-    "PY_MMIO_WRITE",
-    "PY_ACKNOWLEDGE",
-    "PY_MSR_READ",
-    "PY_MSR_WRITE",
-    "PY_TPR",
+    PY_PORT_IN,
+    PY_PORT_OUT,
+    PY_MMIO_READ,
+    PY_MMIO_WRITE,
+    PY_ACKNOWLEDGE,
+    PY_MSR_READ,
+    PY_MSR_WRITE,
+    PY_TPR,
     # counters
-    "N_LOOKS",
-    "N_BLOCKS_SEEN",
-    "N_PATCHED",
-    "N_UNPATCHED",
-    "N_EXCEPTIONS",
-    "N_INTERRUPTS",
-    "N_SYSCALLS",
-    "N_PORT",
-    "N_MMIO",
-    "N_TSC",
-    "N_CPUID",
-    "N_MSR",
-    "N_GENERAL_PROTECTION",
-)
-_OFFSET = {name: 8 * index for index, name in enumerate(_NAMES)}
-globals().update(_OFFSET)
-"""Each name above is a module constant: its byte offset in the block."""
+    N_LOOKS,
+    N_BLOCKS_SEEN,
+    N_PATCHED,
+    N_UNPATCHED,
+    N_EXCEPTIONS,
+    N_INTERRUPTS,
+    N_SYSCALLS,
+    N_PORT,
+    N_MMIO,
+    N_TSC,
+    N_CPUID,
+    N_MSR,
+    N_GENERAL_PROTECTION,
+) = range(0, 8 * 68, 8)
+"""Byte offsets of the words."""
 
-SIZE = 8 * len(_NAMES)
+_OFFSET = {name: value for name, value in dict(globals()).items() if name.isupper() and type(value) is int}
+NAMES = tuple(_OFFSET)
+
+SIZE = 8 * len(NAMES)
 SCRATCH_WORDS = 24
 
 STOPPED_HALT, STOPPED_DEADLINE, STOPPED_REQUEST, STOPPED_HOST = 0, 1, 2, 3
@@ -133,7 +134,7 @@ class ControlBlock:
     __slots__ = ("_budget", "_scratch", "_words", "address")
 
     def __init__(self) -> None:
-        self._words = np.zeros(len(_NAMES), np.int64)
+        self._words = np.zeros(len(NAMES), np.int64)
         self._scratch = np.zeros(SCRATCH_WORDS, np.int64)
         self.address = int(self._words.ctypes.data)
         self._budget = ctypes.c_int64(0)

@@ -152,7 +152,7 @@ class Cpu:
         def call(a: int, b: int, c: int) -> int:
             try:
                 return answer(a, b, c) or 0
-            except BaseException as exc:  # noqa: BLE001 - re-raised by run()
+            except BaseException as exc:
                 if self._failure is None:
                     self._failure = exc
                 self.request_stop()

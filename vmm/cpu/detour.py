@@ -8,7 +8,7 @@ A helper is an exported C function that generated code calls.  Its first 16 byte
 
 in our private copy of the library (:mod:`vmm.cpu.library`), so nobody else's Unicorn is touched.
 The replaced functions are reached only from generated code and never return into the bytes that
-were overwritten.
+were overwritten.  Where one constant is wrong, that instruction alone is replaced (:data:`PATCHES`).
 
 The engine also reads the host's clock in one place: it resizes its TLB by how much time has passed.
 A guest could tell (a page's accessed bit is set again when the TLB forgot the page), so the library's
@@ -67,6 +67,12 @@ WRAPPED = "tb_invalidate_phys_page_fast"
 WRAPPER = "written_page"
 WRAPPED_PROLOGUE = bytes.fromhex("4157 4156 4d89c6 4155 4989f5 4889d6 4154")
 """Its first instructions, whole and free of addresses: they run from a copy that jumps back."""
+
+PATCHES: dict[str, tuple[int, bytes, bytes]] = {
+    # and ebp, mask: what PUSHF takes from eflags.  VM and RF read as clear (SDM vol. 2 PUSHF).
+    "helper_read_eflags": (0x1A, bytes.fromhex("81e5 2af3ffff"), bytes.fromhex("81e5 2af3fcff")),
+}
+"""Function -> (offset, the bytes that must be there, the bytes that replace them)."""
 
 _CLOCK_FUNCTION = "gettimeofday"
 
@@ -146,6 +152,8 @@ def install(library: Library, callbacks: dict[str, int]) -> int:
     for function, callback in FUNCTIONS.items():
         stub = _jump(callbacks[callback])
         _overwrite(_function(library, function, len(stub)), stub)
+    for function, (offset, known, better) in PATCHES.items():
+        _patch(library, function, offset, known, better)
     _replace_pointer(library, _code.add(running.stub(callbacks["guest_time"])))
     return _wrap(library, callbacks[WRAPPER])
 
@@ -157,6 +165,16 @@ def _function(library: Library, name: str, size: int) -> int:
     if room < size:
         raise EngineError(f"{symbol} has room for {room} bytes, a detour needs {size}; {supported()}")
     return library.address(symbol)
+
+
+def _patch(library: Library, name: str, offset: int, known: bytes, better: bytes) -> None:
+    """Replace an instruction of a function by another of its size."""
+    assert len(known) == len(better), name
+    address = _function(library, name, offset + len(known)) + offset
+    found = ctypes.string_at(address, len(known))
+    if found != known:
+        raise EngineError(f"{name}+{offset:#x} reads {found.hex()}, expected {known.hex()}; {supported()}")
+    _overwrite(address, better)
 
 
 def _wrap(library: Library, target: int) -> int:

@@ -15,10 +15,8 @@ be sound out of a Python callback, and never happens there.
 
 from __future__ import annotations
 
-from numba import njit
-
 from vmm.cpu import layout
-from vmm.cpu.control import (  # type: ignore[attr-defined]
+from vmm.cpu.control import (
     BASE,
     BUDGET,
     COST_INSTRUCTION,
@@ -51,7 +49,20 @@ from vmm.cpu.control import (  # type: ignore[attr-defined]
     UC,
 )
 from vmm.cpu.inline_clock import PATCHED, block_instructions, find_block, patch_block
-from vmm.cpu.native import callback, call1, call3, call4, i64, load32, load64, store32, store64, u32, void
+from vmm.cpu.native import (
+    call1,
+    call3,
+    call4,
+    callback,
+    i64,
+    load32,
+    load64,
+    native,
+    store32,
+    store64,
+    u32,
+    void,
+)
 
 _EFLAGS, _HFLAGS, _HFLAGS2 = layout.EFLAGS, layout.HFLAGS, layout.HFLAGS2
 _INHIBIT_IRQ, _NMI_MASKED = layout.HF_INHIBIT_IRQ, layout.HF2_NMI_MASKED
@@ -61,26 +72,26 @@ _NOT_PRESENT, _GENERAL_PROTECTION = 11, 13
 _FROM_IDT = 2
 
 
-@njit
+@native
 def count(control: int, counter: int) -> None:
     """One more of something."""
     store64(control + counter, load64(control + counter) + 1)
 
 
-@njit
+@native
 def now(control: int) -> int:
     """Virtual time, charges of the running block included."""
     return load64(control + BASE) - load64(load64(control + BUDGET))
 
 
-@njit
+@native
 def charge_ns(control: int, cost: int) -> None:
     """Let virtual time pass."""
     budget = load64(control + BUDGET)
     store64(budget, load64(budget) - cost)
 
 
-@njit
+@native
 def look_at(control: int, time: int) -> None:
     """Look again at ``time`` or a quantum from now (ControlBlock.look_at, natively)."""
     at = now(control)
@@ -89,13 +100,13 @@ def look_at(control: int, time: int) -> None:
     store64(load64(control + BUDGET), base - at)
 
 
-@njit
+@native
 def _stop(control: int, reason: int) -> None:
     store64(control + REASON, reason)
     call1(load64(control + FN_EMU_STOP), load64(control + UC))
 
 
-@njit
+@native
 def _enter_interrupt(control: int, vector: int) -> None:
     """It takes the time of an instruction: a stop before it and one after it must differ in time.
 
@@ -107,7 +118,7 @@ def _enter_interrupt(control: int, vector: int) -> None:
     call1(load64(control + FN_LOOP_EXIT), load64(control + CPU))  # longjmp: does not return
 
 
-@njit
+@native
 def _take_interrupt(control: int) -> None:
     """Deliver a pending NMI or interrupt if the guest accepts one here; returns if not."""
     env = load64(control + ENV)
@@ -123,7 +134,7 @@ def _take_interrupt(control: int) -> None:
             _enter_interrupt(control, vector)
 
 
-@njit
+@native
 def _look(control: int) -> bool:
     """Budget used up: stop, deliver, or set the next time to look.  True: the run stops here."""
     count(control, N_LOOKS)
@@ -138,15 +149,16 @@ def _look(control: int) -> bool:
     pending = load64(control + INTR) != 0 or load64(control + NMI) != 0
     look_at(control, i64(0) if pending else load64(control + DEADLINE))
     poll = load64(control + POLL_FD)
-    if poll >= 0 and not pending:
-        if i64(u32(call4(load64(control + FN_EPOLL_WAIT), poll, load64(control + POLL_EVENTS), 1, 0))) == 1:
-            _stop(control, STOPPED_HOST)
-            return True
-    return False
+    if poll < 0 or pending:
+        return False
+    if u32(call4(load64(control + FN_EPOLL_WAIT), poll, load64(control + POLL_EVENTS), 1, 0)) != 1:
+        return False
+    _stop(control, STOPPED_HOST)
+    return True
 
 
 @callback(void(i64, i64, u32, i64))
-def on_block(uc, address, size, control):  # type: ignore[no-untyped-def]
+def on_block(uc: int, address: int, size: int, control: int) -> None:
     """UC_HOOK_BLOCK.  ``uc`` 0: a patched prologue, already charged ``size``; else uncharged."""
     budget = load64(control + BUDGET)
     if uc == 0:
@@ -165,7 +177,7 @@ def on_block(uc, address, size, control):  # type: ignore[no-untyped-def]
         count(control, N_PATCHED if done == PATCHED else N_UNPATCHED)
 
 
-@njit
+@native
 def _correct_error_code(control: int, number: int) -> None:
     """#NP and #GP from a 64-bit IDT entry: the engine puts in the entry's offset, not its index.
 
@@ -173,13 +185,13 @@ def _correct_error_code(control: int, number: int) -> None:
     """
     env = load64(control + ENV)
     code = load32(env + layout.ERROR_CODE)
-    if (number == _NOT_PRESENT or number == _GENERAL_PROTECTION) and code & _FROM_IDT:
-        if load32(env + _HFLAGS) & layout.HF_LMA:
-            store32(env + layout.ERROR_CODE, code >> 4 << 3 | _FROM_IDT)
+    concerned = number == _NOT_PRESENT or number == _GENERAL_PROTECTION
+    if concerned and code & _FROM_IDT and load32(env + _HFLAGS) & layout.HF_LMA:
+        store32(env + layout.ERROR_CODE, code >> 4 << 3 | _FROM_IDT)
 
 
 @callback(void(i64, u32, i64))
-def on_exception(uc, number, control):  # type: ignore[no-untyped-def]
+def on_exception(uc: int, number: int, control: int) -> None:
     """UC_HOOK_INTR: deliver through the guest's IDT."""
     count(control, N_EXCEPTIONS)
     _correct_error_code(control, i64(number))
@@ -187,7 +199,7 @@ def on_exception(uc, number, control):  # type: ignore[no-untyped-def]
 
 
 @callback(i64(i64, i64))
-def on_invalid(uc, control):  # type: ignore[no-untyped-def]
+def on_invalid(uc: int, control: int) -> int:
     """UC_HOOK_INSN_INVALID: #UD comes here instead of UC_HOOK_INTR."""
     count(control, N_EXCEPTIONS)
     call1(load64(control + FN_DO_INTERRUPT), load64(control + CPU))

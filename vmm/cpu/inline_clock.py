@@ -25,10 +25,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from vmm.cpu import layout
-from vmm.cpu.control import (  # type: ignore[attr-defined]
+from vmm.cpu.control import (
     CPU,
     ENV,
     ENV_TO_BUDGET,
@@ -39,7 +37,7 @@ from vmm.cpu.control import (  # type: ignore[attr-defined]
     SCRATCH,
     UC,
 )
-from vmm.cpu.native import call5, load8, load16, load32, load64, store8, store16, store32, store64
+from vmm.cpu.native import call5, load8, load16, load32, load64, native, store8, store16, store32, store64
 
 _CS_BASE = layout.CS + layout.SEGMENT_BASE
 _EIP = layout.EIP
@@ -59,12 +57,12 @@ _JMP_CACHE = layout.CPU_TB_JMP_CACHE
 PATCHED, NO_BLOCK, NOT_A_PROLOGUE, OTHER_ARGUMENTS, NO_STOP_CHECK, NO_ROOM = range(6)
 
 
-@njit
+@native
 def _signed32(value: int) -> int:
     return value - (1 << 32) if value & 0x80000000 else value
 
 
-@njit
+@native
 def find_block(control: int, pc: int, size: int) -> int:
     """The descriptor of the block that starts at linear address ``pc``, or 0.
 
@@ -83,13 +81,13 @@ def find_block(control: int, pc: int, size: int) -> int:
     return block if block != 0 and load16(block + _TB_SIZE) == size else 0
 
 
-@njit
+@native
 def block_instructions(block: int) -> int:
     """Guest instructions of a block; one for the unlisted one-instruction blocks."""
     return load16(block + _TB_ICOUNT) if block != 0 else 1
 
 
-@njit
+@native
 def _decode(at: int, registers: int, target: int) -> int:
     """Follow register loads from ``at`` to a call of ``target``.
 
@@ -142,7 +140,7 @@ def _decode(at: int, registers: int, target: int) -> int:
     return 0
 
 
-@njit
+@native
 def patch_block(control: int, block: int, pc: int, size: int, charge: int) -> int:
     """Rewrite the prologue of ``block``; PATCHED or the reason why it was left alone."""
     if block == 0:
@@ -174,19 +172,19 @@ def patch_block(control: int, block: int, pc: int, size: int, charge: int) -> in
     return PATCHED
 
 
-@njit
+@native
 def _fits_imm32(value: int) -> bool:
     return -(1 << 31) <= value < (1 << 31)
 
 
-@njit
+@native
 def _patch_length(eip: int, charge: int) -> int:
     subtract = 8 if charge <= 127 else 11
     store_eip = 11 if _fits_imm32(eip) else 17
     return subtract + 2 + store_eip + 5 + 7 + 2
 
 
-@njit
+@native
 def _write_patch(start: int, call: int, end: int, eip: int, charge: int) -> None:
     at = start
     store8(at, 0x48)  # sub qword [rbp + budget], charge

@@ -19,11 +19,9 @@ INT n, INT3             SDM vol. 3 6.12: a fault on the way leaves rip at the in
 
 from __future__ import annotations
 
-from numba import njit
-
 from vmm.cpu import layout
 from vmm.cpu.constants import CPUID_ANY_SUBLEAF, CPUID_ROW_WORDS, PHYSICAL_BITS
-from vmm.cpu.control import (  # type: ignore[attr-defined]
+from vmm.cpu.control import (
     COST_ACCESS,
     COST_PAUSE,
     COST_TSC,
@@ -49,12 +47,27 @@ from vmm.cpu.control import (  # type: ignore[attr-defined]
     N_TSC,
     PY_MMIO_READ,
     PY_MMIO_WRITE,
+    PY_MSR_READ,
     PY_PORT_IN,
     PY_PORT_OUT,
     PY_TPR,
 )
 from vmm.cpu.hooks import charge_ns, count, now
-from vmm.cpu.native import callback, call1, call2, call3, call4, i64, load32, load64, store32, store64, u32, void
+from vmm.cpu.native import (
+    call1,
+    call2,
+    call3,
+    call4,
+    callback,
+    i64,
+    load32,
+    load64,
+    native,
+    store32,
+    store64,
+    u32,
+    void,
+)
 
 _RAX, _RCX, _RDX, _RBX = layout.RAX, layout.RCX, layout.RDX, layout.RBX
 _EIP, _EFLAGS, _HFLAGS = layout.EIP, layout.EFLAGS, layout.HFLAGS
@@ -66,23 +79,25 @@ _CR4_TSD, _CR4_PAE = 1 << 2, 1 << 5
 _CR4_VALID = 0x1107FF
 """VME PVI TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT, FSGSBASE, SMEP: what CPUID announces."""
 _EFER_LME, _EFER_LMA = 1 << 8, 1 << 10
+_EXTENDED_FEATURES, _CPUID_APIC = 0x80000001, 1 << 9
+_IA32_APIC_BASE, _APIC_ENABLED = 0x1B, 1 << 11
 _LOW32 = 0xFFFFFFFF
 GENERAL_PROTECTION = 13
 
 
-@njit
+@native
 def control_of(env: int) -> int:
     """The control block of the machine whose state ``env`` is."""
     return load64(env + ENV_TO_CONTROL)
 
 
-@njit
+@native
 def restore_state(control: int, back: int) -> None:
     """Make env exact for the instruction that called (rip and lazy flags)."""
     call3(load64(control + FN_RESTORE_STATE), load64(control + CPU), back, 0)
 
 
-@njit
+@native
 def general_protection(control: int, env: int, back: int) -> None:
     """Raise #GP(0) at the calling instruction; does not return."""
     count(control, N_GENERAL_PROTECTION)
@@ -92,12 +107,12 @@ def general_protection(control: int, env: int, back: int) -> None:
 # Ports
 
 
-@njit
+@native
 def _may_access_port(control: int, env: int) -> bool:
     return (load32(env + _HFLAGS) & _CPL) <= ((load64(env + _EFLAGS) >> 12) & 3)
 
 
-@njit
+@native
 def _enter_port(control: int, env: int, port: int, check: int, back: int) -> None:
     count(control, N_PORT)
     if not _may_access_port(control, env):
@@ -107,7 +122,7 @@ def _enter_port(control: int, env: int, port: int, check: int, back: int) -> Non
 
 
 @callback(i64(i64, i64, i64))
-def in_byte(env, port, back):  # type: ignore[no-untyped-def]
+def in_byte(env: int, port: int, back: int) -> int:
     """IN, 8 bits."""
     control = control_of(env)
     _enter_port(control, env, port & 0xFFFF, FN_CHECK_IO1, back)
@@ -115,7 +130,7 @@ def in_byte(env, port, back):  # type: ignore[no-untyped-def]
 
 
 @callback(i64(i64, i64, i64))
-def in_word(env, port, back):  # type: ignore[no-untyped-def]
+def in_word(env: int, port: int, back: int) -> int:
     """IN, 16 bits."""
     control = control_of(env)
     _enter_port(control, env, port & 0xFFFF, FN_CHECK_IO2, back)
@@ -123,7 +138,7 @@ def in_word(env, port, back):  # type: ignore[no-untyped-def]
 
 
 @callback(i64(i64, i64, i64))
-def in_long(env, port, back):  # type: ignore[no-untyped-def]
+def in_long(env: int, port: int, back: int) -> int:
     """IN, 32 bits."""
     control = control_of(env)
     _enter_port(control, env, port & 0xFFFF, FN_CHECK_IO4, back)
@@ -131,7 +146,7 @@ def in_long(env, port, back):  # type: ignore[no-untyped-def]
 
 
 @callback(void(i64, i64, i64, i64))
-def out_byte(env, port, value, back):  # type: ignore[no-untyped-def]
+def out_byte(env: int, port: int, value: int, back: int) -> None:
     """OUT, 8 bits."""
     control = control_of(env)
     _enter_port(control, env, port & 0xFFFF, FN_CHECK_IO1, back)
@@ -139,7 +154,7 @@ def out_byte(env, port, value, back):  # type: ignore[no-untyped-def]
 
 
 @callback(void(i64, i64, i64, i64))
-def out_word(env, port, value, back):  # type: ignore[no-untyped-def]
+def out_word(env: int, port: int, value: int, back: int) -> None:
     """OUT, 16 bits."""
     control = control_of(env)
     _enter_port(control, env, port & 0xFFFF, FN_CHECK_IO2, back)
@@ -147,7 +162,7 @@ def out_word(env, port, value, back):  # type: ignore[no-untyped-def]
 
 
 @callback(void(i64, i64, i64, i64))
-def out_long(env, port, value, back):  # type: ignore[no-untyped-def]
+def out_long(env: int, port: int, value: int, back: int) -> None:
     """OUT, 32 bits."""
     control = control_of(env)
     _enter_port(control, env, port & 0xFFFF, FN_CHECK_IO4, back)
@@ -157,13 +172,13 @@ def out_long(env, port, value, back):  # type: ignore[no-untyped-def]
 # Memory-mapped registers: one engine region a hole; ``control`` and the hole's base are user data
 
 
-@njit
+@native
 def _mmio_address(region: int, offset: int) -> int:
     return load64(region + 8) + offset
 
 
 @callback(i64(i64, i64, u32, i64))
-def mmio_read(uc, offset, size, region):  # type: ignore[no-untyped-def]
+def mmio_read(uc: int, offset: int, size: int, region: int) -> int:
     """Read from a hole in RAM; ``region`` points to (control, base address)."""
     control = load64(region)
     count(control, N_MMIO)
@@ -172,7 +187,7 @@ def mmio_read(uc, offset, size, region):  # type: ignore[no-untyped-def]
 
 
 @callback(void(i64, i64, u32, i64, i64))
-def mmio_write(uc, offset, size, value, region):  # type: ignore[no-untyped-def]
+def mmio_write(uc: int, offset: int, size: int, value: int, region: int) -> None:
     """Write to a hole in RAM."""
     control = load64(region)
     count(control, N_MMIO)
@@ -183,7 +198,7 @@ def mmio_write(uc, offset, size, value, region):  # type: ignore[no-untyped-def]
 # Time
 
 
-@njit
+@native
 def _read_tsc(env: int, back: int) -> int:
     control = control_of(env)
     count(control, N_TSC)
@@ -197,20 +212,20 @@ def _read_tsc(env: int, back: int) -> int:
 
 
 @callback(void(i64, i64))
-def rdtsc(env, back):  # type: ignore[no-untyped-def]
+def rdtsc(env: int, back: int) -> None:
     """RDTSC: EDX:EAX."""
     _read_tsc(env, back)
 
 
 @callback(void(i64, i64))
-def rdtscp(env, back):  # type: ignore[no-untyped-def]
+def rdtscp(env: int, back: int) -> None:
     """RDTSCP: EDX:EAX and IA32_TSC_AUX in ECX."""
     _read_tsc(env, back)
     store64(env + _RCX, load64(env + _TSC_AUX) & _LOW32)
 
 
 @callback(void(i64, i64, i64))
-def pause(env, length, back):  # type: ignore[no-untyped-def]
+def pause(env: int, length: int, back: int) -> None:
     """PAUSE: charge a wait and go on with the next instruction in a new block."""
     control = control_of(env)
     charge_ns(control, load64(control + COST_PAUSE))
@@ -222,8 +237,12 @@ def pause(env, length, back):  # type: ignore[no-untyped-def]
 
 
 @callback(void(i64, i64))
-def cpuid(env, back):  # type: ignore[no-untyped-def]
-    """CPUID: the row for (EAX, ECX), or zeros."""
+def cpuid(env: int, back: int) -> None:
+    """CPUID: the row for (EAX, ECX), or zeros.
+
+    The APIC bit follows IA32_APIC_BASE: a processor whose local APIC is switched off says that it has
+    none (SDM vol. 3 11.4.3; AMD APM vol. 3 repeats the bit in leaf 80000001H).
+    """
     control = control_of(env)
     count(control, N_CPUID)
     leaf = load64(env + _RAX) & _LOW32
@@ -236,6 +255,9 @@ def cpuid(env, back):  # type: ignore[no-untyped-def]
             eax, ebx, ecx, edx = load64(row + 16), load64(row + 24), load64(row + 32), load64(row + 40)
             break
         row += 8 * CPUID_ROW_WORDS
+    if (leaf == 1 or leaf == _EXTENDED_FEATURES) and edx & _CPUID_APIC:
+        if not call3(load64(control + PY_MSR_READ), _IA32_APIC_BASE, 0, 0) & _APIC_ENABLED:
+            edx &= ~_CPUID_APIC
     store64(env + _RAX, eax)
     store64(env + _RBX, ebx)
     store64(env + _RCX, ecx)
@@ -245,7 +267,7 @@ def cpuid(env, back):  # type: ignore[no-untyped-def]
 # Control registers
 
 
-@njit
+@native
 def _write_cr0(control: int, env: int, value: int, back: int) -> None:
     """SDM vol. 2 MOV to control register, vol. 3 2.5 and 9.8.5."""
     old = load64(env + _CR0)
@@ -262,14 +284,14 @@ def _write_cr0(control: int, env: int, value: int, back: int) -> None:
     call2(load64(control + FN_UPDATE_CR0), env, value)
 
 
-@njit
+@native
 def _write_cr3(control: int, env: int, value: int, back: int) -> None:
     if load64(env + _EFER) & _EFER_LMA and (value >> PHYSICAL_BITS) != 0:
         general_protection(control, env, back)
     call2(load64(control + FN_UPDATE_CR3), env, value)
 
 
-@njit
+@native
 def _write_cr4(control: int, env: int, value: int, back: int) -> None:
     leaves_pae = load64(env + _EFER) & _EFER_LMA != 0 and not value & _CR4_PAE
     if value & ~_CR4_VALID or leaves_pae:
@@ -278,7 +300,7 @@ def _write_cr4(control: int, env: int, value: int, back: int) -> None:
 
 
 @callback(void(i64, i64, i64, i64))
-def write_control_register(env, number, value, back):  # type: ignore[no-untyped-def]
+def write_control_register(env: int, number: int, value: int, back: int) -> None:
     """MOV to CR0, CR3, CR4, CR8 (CR2 is a plain store in generated code or here)."""
     control = control_of(env)
     number &= 0xF
@@ -297,7 +319,7 @@ def write_control_register(env, number, value, back):  # type: ignore[no-untyped
 
 
 @callback(i64(i64, i64, i64))
-def read_control_register(env, number, back):  # type: ignore[no-untyped-def]
+def read_control_register(env: int, number: int, back: int) -> int:
     """MOV from CRn."""
     number &= 0xF
     if number == 8:
@@ -309,7 +331,7 @@ def read_control_register(env, number, back):  # type: ignore[no-untyped-def]
 
 
 @callback(void(i64, i64, i64, i64))
-def software_interrupt(env, number, length, back):  # type: ignore[no-untyped-def]
+def software_interrupt(env: int, number: int, length: int, back: int) -> None:
     """INT n and INT3.  rip and flags are exact here; after UC_HOOK_INTR's detour rip would be past it."""
     control = control_of(env)
     count(control, N_EXCEPTIONS)
@@ -325,7 +347,7 @@ def software_interrupt(env, number, length, back):  # type: ignore[no-untyped-de
 
 
 @callback(i64(i64, i64, i64))
-def guest_time(timeval, zone, threads):  # type: ignore[no-untyped-def]
+def guest_time(timeval: int, zone: int, threads: int) -> int:
     """gettimeofday(2) in virtual time.
 
     ``threads`` points to: the address of pthread_self, a count, and that many pairs of (thread,

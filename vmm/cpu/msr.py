@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from numba import njit
-
 from vmm.cpu import layout
-from vmm.cpu.control import (  # type: ignore[attr-defined]
+from vmm.cpu.control import (
     MSR_COUNT,
     MSR_ROWS,
     N_MSR,
@@ -15,13 +13,13 @@ from vmm.cpu.control import (  # type: ignore[attr-defined]
 from vmm.cpu.hooks import count, now
 from vmm.cpu.instructions import control_of, general_protection
 from vmm.cpu.msr_table import BOARD, CANONICAL, EXTENDED, IGNORED, ROW_WORDS, TSC
-from vmm.cpu.native import call3, callback, i64, load32, load64, store32, store64, void
+from vmm.cpu.native import call3, callback, i64, load32, load64, native, store32, store64, void
 
 _LOW32 = 0xFFFFFFFF
 _EFER_LME, _EFER_LMA = 1 << 8, 1 << 10
 
 
-@njit
+@native
 def _find(control: int, register: int) -> int:
     row = load64(control + MSR_ROWS)
     for _ in range(load64(control + MSR_COUNT)):
@@ -31,12 +29,12 @@ def _find(control: int, register: int) -> int:
     return 0
 
 
-@njit
+@native
 def _is_canonical(value: int) -> bool:
     return (value << 16) >> 16 == value
 
 
-@njit
+@native
 def _read(control: int, env: int, row: int) -> int:
     kind = load64(row + 8)
     if kind == IGNORED:
@@ -49,7 +47,7 @@ def _read(control: int, env: int, row: int) -> int:
     return load32(env + offset) if offset == layout.SYSENTER_CS else load64(env + offset)
 
 
-@njit
+@native
 def _accepts(control: int, env: int, row: int, value: int) -> bool:
     """Store ``value``; False: it must fault."""
     kind = load64(row + 8)
@@ -79,7 +77,7 @@ def _accepts(control: int, env: int, row: int, value: int) -> bool:
 
 
 @callback(void(i64, i64))
-def rdmsr(env, back):  # type: ignore[no-untyped-def]
+def rdmsr(env: int, back: int) -> None:
     """RDMSR: EDX:EAX from the register in ECX."""
     control = control_of(env)
     count(control, N_MSR)
@@ -92,7 +90,7 @@ def rdmsr(env, back):  # type: ignore[no-untyped-def]
 
 
 @callback(void(i64, i64))
-def wrmsr(env, back):  # type: ignore[no-untyped-def]
+def wrmsr(env: int, back: int) -> None:
     """WRMSR: EDX:EAX to the register in ECX."""
     control = control_of(env)
     count(control, N_MSR)

@@ -59,6 +59,8 @@ ROWS: tuple[tuple[int, int, int, int, str], ...] = (
     (0x8B, IGNORED, 0, 0, "IA32_BIOS_SIGN_ID"),
     (0x79, IGNORED, 0, 0, "IA32_BIOS_UPDT_TRIG"),
     (0x17, IGNORED, 0, 0, "IA32_PLATFORM_ID"),
+    (0x179, IGNORED, 0, 0, "IA32_MCG_CAP"),  # no error-reporting banks
+    (0x17A, IGNORED, 0, 0, "IA32_MCG_STATUS"),
     (0x1D9, IGNORED, 0, 0, "IA32_DEBUGCTL"),
     (0xC0010015, IGNORED, 0, 1 << 24, "HWCR (TscFreqSel)"),
     (0xC001001F, IGNORED, 0, 0, "NB_CFG"),

@@ -11,16 +11,16 @@ refer to nothing outside themselves and can be cached on disk as plain machine c
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
 
-i32 = types.int32
-u32 = types.uint32
-i64 = types.int64
-void = types.void
+i32: Any = types.int32
+u32: Any = types.uint32
+i64: Any = types.int64
+void: Any = types.void
 
 _WORD = ir.IntType(64)
 
@@ -28,6 +28,11 @@ CALLBACKS: dict[str, tuple[Callable[..., Any], Any]] = {}
 """Name -> (function, signature) of everything the engine may call; see vmm.cpu.compile."""
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def native(function: F) -> F:
+    """Compile ``function`` with numba when native code calls it; for the type checker, itself."""
+    return cast(F, njit(function))
 
 
 def callback(signature: Any) -> Callable[[F], F]:
@@ -72,9 +77,18 @@ def _store(bits: int) -> Any:
     return store
 
 
-load8, load16, load32, load64 = _load(8), _load(16), _load(32), _load(64)
+Load = Callable[[int], int]
+Store = Callable[[int, int], None]
+
+load8: Load = _load(8)
+load16: Load = _load(16)
+load32: Load = _load(32)
+load64: Load = _load(64)
 """``load*(address) -> int64``, zero-extended."""
-store8, store16, store32, store64 = _store(8), _store(16), _store(32), _store(64)
+store8: Store = _store(8)
+store16: Store = _store(16)
+store32: Store = _store(32)
+store64: Store = _store(64)
 """``store*(address, value)``; the value is truncated."""
 
 
@@ -89,30 +103,33 @@ def _generate_call(returns: Any, count: int) -> Callable[..., Any]:
 
 
 @intrinsic
-def call1(_typing: Any, _function: Any, _a: Any) -> Any:
-    """``call1(function, a) -> int64``: C call through a pointer with one 64-bit argument."""
+def _call1(_typing: Any, _function: Any, _a: Any) -> Any:
     return i64(i64, i64), _generate_call(_WORD, 1)
 
 
 @intrinsic
-def call2(_typing: Any, _function: Any, _a: Any, _b: Any) -> Any:
-    """As :func:`call1` with two arguments."""
+def _call2(_typing: Any, _function: Any, _a: Any, _b: Any) -> Any:
     return i64(i64, i64, i64), _generate_call(_WORD, 2)
 
 
 @intrinsic
-def call3(_typing: Any, _function: Any, _a: Any, _b: Any, _c: Any) -> Any:
-    """As :func:`call1` with three arguments."""
+def _call3(_typing: Any, _function: Any, _a: Any, _b: Any, _c: Any) -> Any:
     return i64(i64, i64, i64, i64), _generate_call(_WORD, 3)
 
 
 @intrinsic
-def call4(_typing: Any, _function: Any, _a: Any, _b: Any, _c: Any, _d: Any) -> Any:
-    """As :func:`call1` with four arguments."""
+def _call4(_typing: Any, _function: Any, _a: Any, _b: Any, _c: Any, _d: Any) -> Any:
     return i64(i64, i64, i64, i64, i64), _generate_call(_WORD, 4)
 
 
 @intrinsic
-def call5(_typing: Any, _function: Any, _a: Any, _b: Any, _c: Any, _d: Any, _e: Any) -> Any:
-    """As :func:`call1` with five arguments."""
+def _call5(_typing: Any, _function: Any, _a: Any, _b: Any, _c: Any, _d: Any, _e: Any) -> Any:
     return i64(i64, i64, i64, i64, i64, i64), _generate_call(_WORD, 5)
+
+
+call1: Callable[[int, int], int] = cast(Any, _call1)
+"""``call1(function, a) -> int64``: a C call through a pointer, with one 64-bit argument."""
+call2: Callable[[int, int, int], int] = cast(Any, _call2)
+call3: Callable[[int, int, int, int], int] = cast(Any, _call3)
+call4: Callable[[int, int, int, int, int], int] = cast(Any, _call4)
+call5: Callable[[int, int, int, int, int, int], int] = cast(Any, _call5)

@@ -27,9 +27,7 @@ MemoryRead = Callable[[int, int], bytes]
 """``read(physical address, length)``; an address that is not RAM may give any bytes of that length."""
 
 
-def translate(
-    memory_read: MemoryRead, cr0: int, cr3: int, cr4: int, efer: int, address: int
-) -> int | None:
+def translate(memory_read: MemoryRead, cr0: int, cr3: int, cr4: int, efer: int, address: int) -> int | None:
     """Physical address of linear ``address``, or None where nothing is mapped."""
     if efer & EFER_LMA:
         return _four_level(memory_read, cr3, address)

@@ -7,7 +7,7 @@ and searches its flat view each time.  Nearly every answer is the first piece of
 from __future__ import annotations
 
 from vmm.cpu import layout
-from vmm.cpu.control import (  # type: ignore[attr-defined]
+from vmm.cpu.control import (
     FN_FIND_REGION,
     LOW_END,
     LOW_REGION,
@@ -17,7 +17,7 @@ from vmm.cpu.native import call2, callback, i64, load64
 
 
 @callback(i64(i64, i64))
-def find_region(uc, address):  # type: ignore[no-untyped-def]
+def find_region(uc: int, address: int) -> int:
     """uc_struct.memory_mapping: the MemoryRegion at a physical address, or 0."""
     control = load64(load64(uc + layout.UC_CPU) + SCRATCH_CONTROL)
     if 0 <= address < load64(control + LOW_END):

@@ -7,6 +7,7 @@ are those of real mode (base = selector * 16): what the BIOS needs.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 
 from vmm.cpu import layout
 from vmm.cpu.cpu import Cpu
@@ -60,10 +61,13 @@ class RegisterFile:
         else:
             cell.value = (cell.value & ~mask) | (value & mask)
 
-    __getitem__ = get
-    __setitem__ = set
+    def __getitem__(self, name: str) -> int:
+        return self.get(name)
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __setitem__(self, name: str, value: int) -> None:
+        self.set(name, value)
+
+    def __iter__(self) -> Iterator[str]:
         return iter(_NAMES)
 
     def as_dict(self) -> dict[str, int]:

@@ -13,7 +13,7 @@ import struct
 from typing import Annotated
 
 from vmm.cpu import layout
-from vmm.state import State, field, length, u8, u16, u32, u64
+from vmm.state import State, field, length, u16, u32, u64
 
 GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
 SEGMENT_NAMES = ("es", "cs", "ss", "ds", "fs", "gs")

@@ -189,7 +189,11 @@ def _fpu_probes() -> list[_Probe]:
     ]  # fmt: skip
     for n, number in enumerate(_FP):
         raw = struct.pack("<QH", _pattern(90 + n) | 1 << 63, 0x4000 + n)
-        probes.append(_Probe(f"fpu register {n}", number, raw, lambda s, n=n: s.fpu.registers[16 * n : 16 * n + 10], raw))
+        probes.append(
+            _Probe(
+                f"fpu register {n}", number, raw, lambda s, n=n: s.fpu.registers[16 * n : 16 * n + 10], raw
+            )
+        )
     return probes
 
 

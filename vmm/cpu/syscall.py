@@ -6,10 +6,8 @@ whose SYSRET behaviour the engine has.
 
 from __future__ import annotations
 
-from numba import njit
-
 from vmm.cpu import layout
-from vmm.cpu.control import (  # type: ignore[attr-defined]
+from vmm.cpu.control import (
     FN_RAISE,
     FN_READ_EFLAGS,
     FN_WRITE_EFLAGS,
@@ -17,7 +15,7 @@ from vmm.cpu.control import (  # type: ignore[attr-defined]
 )
 from vmm.cpu.hooks import count
 from vmm.cpu.instructions import control_of, general_protection, restore_state
-from vmm.cpu.native import callback, call1, call3, call4, i64, load32, load64, store32, store64, void
+from vmm.cpu.native import call1, call3, call4, callback, i64, load32, load64, native, store32, store64, void
 
 _EFER_SCE = 1
 _INVALID_OPCODE = 6
@@ -29,7 +27,7 @@ _CODE64, _CODE32, _DATA = 0x00A09B00, 0x00C09B00, 0x00C09300
 """Descriptor flags: present, DPL 0, accessed; G with L or D; execute/read or read/write."""
 
 
-@njit
+@native
 def _load_flat(segment: int, selector: int, flags: int) -> None:
     store32(segment, selector)
     store64(segment + layout.SEGMENT_BASE, 0)
@@ -37,7 +35,7 @@ def _load_flat(segment: int, selector: int, flags: int) -> None:
     store32(segment + layout.SEGMENT_FLAGS, flags)
 
 
-@njit
+@native
 def _enter_kernel(env: int, selector: int, long: bool) -> None:
     """CS and SS flat at privilege level 0, and the hidden flags that follow from them."""
     _load_flat(env + layout.CS, selector & 0xFFFC, _CODE64 if long else _CODE32)
@@ -50,7 +48,7 @@ def _enter_kernel(env: int, selector: int, long: bool) -> None:
 
 
 @callback(void(i64, i64, i64))
-def syscall(env, length, back):  # type: ignore[no-untyped-def]
+def syscall(env: int, length: int, back: int) -> None:
     """SYSCALL from 64-bit, compatibility or legacy mode."""
     control = control_of(env)
     count(control, N_SYSCALLS)
@@ -77,7 +75,7 @@ def syscall(env, length, back):  # type: ignore[no-untyped-def]
 
 
 @callback(void(i64, i64, i64))
-def sysenter(env, length, back):  # type: ignore[no-untyped-def]
+def sysenter(env: int, length: int, back: int) -> None:
     """SYSENTER in legacy protected mode."""
     control = control_of(env)
     count(control, N_SYSCALLS)
