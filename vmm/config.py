@@ -68,6 +68,8 @@ class PcConfig(State):
         macs = [net.mac for net in self.nets]
         if len(set(macs)) != len(macs):
             raise ConfigError("two network cards have one MAC address; give each its own")
+        if self.costs.instruction == 0:
+            raise ConfigError("an instruction cost of 0: virtual time would stand still; use 1 or more")
         if sum(disk.ide for disk in self.disks) > IDE_DISKS_MAX:
             raise ConfigError(f"more than {IDE_DISKS_MAX} IDE disks: two channels have two drives each")
 

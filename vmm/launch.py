@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vmm import logbook
+from vmm import logbook, recording
 from vmm.backends import disk, net
 from vmm.backends.console import Console
 from vmm.backends.disk import DiskSpec
@@ -104,8 +104,8 @@ class Launched:
         return [part.image(hashed) for part in parts(self.options)]
 
     def record(self, path: Path | str, hashed: Hashed = lambda count: None) -> Recorder:
-        """Log the run from here on; closing is the caller's, because the caller knows why it ends."""
-        recorder = logbook.start_recording(self.machine, path, self.images(hashed))
+        """Log the run from here on; only ``vmm.recording.finish`` ends the log whole."""
+        recorder = recording.start(self.machine, path, self.images(hashed))
         self._opened.enter_context(recorder)
         return recorder
 
@@ -136,7 +136,8 @@ def launch(
         launched = Launched(_machine(options, log, consoles, opened), options, opened)
         if log is not None:
             launched.log = log
-            logbook.start_replaying(launched.machine, log, launched.images(hashed))
+            logbook.require_images(log, launched.images(hashed))
+            recording.follow(launched.machine, log)
     except BaseException:
         opened.close()
         raise
@@ -287,9 +288,13 @@ def _known_config(snapshot: Snapshot | None, log: Replayer | None) -> PcConfig |
     try:
         config = unpack(PcConfig, snapshot.about.config)
     except StateError as exc:
-        raise SnapshotError(f"snapshot {snapshot.name}: its configuration is not one of this build: {exc}") from None
+        raise SnapshotError(
+            f"snapshot {snapshot.name}: its configuration is not one of this build: {exc}"
+        ) from None
     if log is not None and config != logbook.config_of(log):
-        raise ReplayError(f"log {log.path}: not recorded from snapshot {snapshot.name}; load the one that it was")
+        raise ReplayError(
+            f"log {log.path}: not recorded from snapshot {snapshot.name}; load the one that it was"
+        )
     return config
 
 
@@ -343,7 +348,9 @@ def _media(
                 " in their order (disk FILE, or the guest that brings them)"
             )
         specs = [
-            replace(spec, read_only=disk.read_only, overlay=(spec.overlay or replaying) and not disk.read_only)
+            replace(
+                spec, read_only=disk.read_only, overlay=(spec.overlay or replaying) and not disk.read_only
+            )
             for spec, disk in zip(specs, known.disks, strict=True)
         ]
     media = []
@@ -364,7 +371,9 @@ def _cards(
             raise ConfigError(f"the machine has {len(known.nets)} network cards, {len(specs)} were given")
         specs += [UNPLUGGED] * (len(known.nets) - len(specs))
     if len(options.pcaps) > len(specs):
-        raise ConfigError(f"{len(options.pcaps)} captures for {len(specs)} network cards: add net, or leave one out")
+        raise ConfigError(
+            f"{len(options.pcaps)} captures for {len(specs)} network cards: add net, or leave one out"
+        )
     epoch_s = known.epoch_s if known else EPOCH_2026_S if options.epoch_s is None else options.epoch_s
     cards: list[NetBackend] = []
     for number, spec in enumerate(specs):

@@ -1,9 +1,10 @@
-"""What a log says of the machine that wrote it: which images, which board, which start.
+"""What a log says of the images that its machine started with.
 
-``vmm.record`` describes the file; this decides what stands in its header and whether another machine
-may follow it.  Everything that a run depends on, besides its inputs, is a :class:`Part`: a file with
-its digest, or a word such as the kernel's command line.  Parts are found by the path that they had,
-or given again from another place; what counts is that they are the same bytes.
+``vmm.record`` describes the file and ``vmm.recording`` compares the machines.  Before there is a
+machine to compare, this names what it is to be made of: everything that a run depends on, besides its
+configuration and its inputs, is a :class:`Part`: a file with its digest, or a word such as the kernel's
+command line.  Parts are found by the path that they had, or given again from another place; what counts
+is that they are the same bytes.
 
 Disks are logged as they were at the start.  One that is written in place is another image afterwards:
 who wants to replay keeps a copy, or records with an overlay.
@@ -17,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmm.config import PcConfig
-from vmm.errors import ImageError, ReplayError
-from vmm.machine import Machine
-from vmm.record import Image, LogHeader, Recorder
+from vmm.errors import ImageError, ReplayError, StateError
+from vmm.record import Image
 from vmm.replay import Replayer
 from vmm.snapshot import Snapshot
-from vmm.state import StateError, pack, unpack
+from vmm.state import unpack
 
 WORDS = ("append", "option")
 """Roles whose value is itself the content, not the name of a file."""
@@ -76,19 +76,6 @@ def _digest(path: Path, hashed: Hashed) -> tuple[int, bytes]:
     return size, made.digest()
 
 
-def start_recording(machine: Machine, path: Path | str, images: Sequence[Image]) -> Recorder:
-    """Log from now on, in a new file, everything that enters ``machine``, and digests of what leaves."""
-    header = LogHeader(
-        machine.layout_digest,
-        machine.engine_digest,
-        pack(machine.config),
-        machine.state_hash(),
-        list(images),
-    )
-    machine.door.recorder = Recorder(path, header)
-    return machine.door.recorder
-
-
 def config_of(log: Replayer) -> PcConfig:
     """The board that wrote ``log``."""
     try:
@@ -101,25 +88,8 @@ def parts_of(log: Replayer) -> list[Part]:
     return [Part.of(image) for image in log.header.images]
 
 
-def start_replaying(machine: Machine, log: Replayer, images: Sequence[Image]) -> None:
-    """Let ``machine`` hear nothing but ``log``; ReplayError when it is not the machine that wrote it."""
-    _require_images(log, images)
-    header = log.header
-    facts = (
-        ("device layout", header.layout_digest, machine.layout_digest, "replay with the build that wrote it"),
-        ("CPU engine", header.engine_digest, machine.engine_digest, "replay with the engine that ran it"),
-        ("configuration", header.config.hex(), pack(machine.config).hex(), "give the options it had"),
-        ("state at the start", header.start_hash.hex(), machine.digest, "give the options it had"),
-    )
-    for what, recorded, found, advice in facts:
-        if recorded != found:
-            raise ReplayError(
-                f"log {log.path}: {what} is {found[:64]}, expected {recorded[:64]} as recorded: {advice}"
-            )
-    machine.door.replayer = log
-
-
-def _require_images(log: Replayer, images: Sequence[Image]) -> None:
+def require_images(log: Replayer, images: Sequence[Image]) -> None:
+    """ReplayError unless ``images`` are those that ``log`` was recorded with."""
     recorded = log.header.images
     for number in range(max(len(recorded), len(images))):
         was = recorded[number] if number < len(recorded) else None

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from vmm.bus import Bus
 from vmm.clock import NEVER_NS
 from vmm.compare import Side, differences
 from vmm.config import PcConfig
-from vmm.cpu import cpuid, layout, msr_table
+from vmm.cpu import control, cpuid, layout, msr_table
 from vmm.cpu.cpu import Board, Cpu, Stop
 from vmm.cpu.engine import Costs, describe
 from vmm.cpu.register_file import RegisterFile
@@ -35,7 +35,8 @@ from vmm.devices.i8042 import I8042
 from vmm.devices.ide import IdeChannel
 from vmm.devices.ioapic import IoApic
 from vmm.devices.lapic import Lapic
-from vmm.devices.pci import INTA_IRQS, PciFunction, PciHost
+from vmm.devices.pci import INTA_IRQS, PciHost
+from vmm.devices.pci_function import PciFunction
 from vmm.devices.pic import Pic
 from vmm.devices.pit import Pit
 from vmm.devices.rtc import Rtc
@@ -137,7 +138,11 @@ class Machine:
         self._wire()
         self._open_doors()
         if ram is None:
-            self.power_on()
+            try:
+                self.power_on()
+            except BaseException:  # an image that does not load
+                self.close()
+                raise
 
     def _wire(self) -> None:
         """The board."""
@@ -214,8 +219,8 @@ class Machine:
         def plug(name: str, make: Callable[[Any, Callable[[int, int], None]], PciFunction]) -> PciFunction:
             nonlocal slot
             line = self._pci_lines[slot % len(INTA_IRQS)].input()
-            function = self._add(name, make(line, self._message))
-            pci.plug(slot, function)
+            function = make(line, self._message)
+            pci.plug(slot, self._add(name, function))
             slot += 1
             return function
 
@@ -313,8 +318,7 @@ class Machine:
         self.door.open("snapshot", forget_translations)
         self._sources: dict[int, tuple[str, Callable[[], None]]] = {}
         for console in self._backends.consoles:
-            pump = lambda console=console: self.serial.pump(console)  # type: ignore[misc]  # noqa: E731
-            self._listen(console.fileno(), self.serial.port, pump)
+            self._listen(console.fileno(), self.serial.port, partial(self.serial.pump, console))
         for port in self.nets:
             self._listen(port.backend.fileno(), port.port, port.pump)
 
@@ -322,6 +326,11 @@ class Machine:
         if descriptor >= 0:
             self._sources[descriptor] = (port, pump)
             self.pacer.watch(descriptor)
+
+    def expect_nothing_from(self, descriptor: int) -> None:
+        """This end of the host will bring no more input: nobody need wait for it."""
+        self._sources.pop(descriptor, None)
+        self.pacer.watch(descriptor, False)
 
     # Life
 
@@ -499,6 +508,11 @@ class Machine:
         return {"cpu": self.cpu, **self.devices}
 
     @property
+    def disks(self) -> list[BlockBackend]:
+        """What is behind the configuration's disks, in order."""
+        return list(self._backends.disks)
+
+    @property
     def layout_digest(self) -> str:
         return layout_digest({name: type(part.state) for name, part in self.components.items()})
 
@@ -552,6 +566,10 @@ class Machine:
         for port in self.nets:
             port.rx_ready = True
 
+    def counters(self) -> dict[str, int]:
+        """What the engine's callbacks counted since this machine was made; no part of its state."""
+        return {name[2:].lower(): self.cpu.block[name] for name in control.NAMES if name.startswith("N_")}
+
     def differences(self, other: Machine) -> list[str]:
         """Where two machines differ: device fields, registers, pages."""
         mine, theirs = Side(self.states(), self.ram.array), Side(other.states(), other.ram.array)
@@ -579,8 +597,12 @@ def resume(
     try:
         config = unpack(PcConfig, opened.about.config)
         machine = Machine(config, boot, backends, paced=paced, ram=opened.ram(verify))
-        opened.require(machine.layout_digest, machine.engine_digest, machine.ram.size)
-        machine.load_sections(opened.sections)
+        try:
+            opened.require(machine.layout_digest, machine.engine_digest, machine.ram.size)
+            machine.load_sections(opened.sections)
+        except BaseException:
+            machine.close()
+            raise
         return machine
     finally:
         if opened is not source:

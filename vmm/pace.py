@@ -23,6 +23,10 @@ SLICE_NS = 2_000_000
 """How far ahead of the wall a paced guest may run: well under a tick, well over a sleep's error."""
 LAG_MAX_NS = 1_000_000_000
 SLEEP_MAX_NS = 1_000_000_000
+COARSE_NS = 20_000_000
+"""Waits from this length on need no better resolution than a millisecond."""
+SELECT_MAX = 1024
+"""Descriptors from here on are beyond select(2)."""
 RESPONSE_NS = 50_000_000
 """Longest time that a free-running guest computes without a return to Python, where signal handlers run."""
 
@@ -65,6 +69,10 @@ class Pacer:
 
     def ready(self, timeout_ns: int = 0) -> set[int]:
         """Descriptors with input, after at most ``timeout_ns``."""
+        if 0 < timeout_ns < COARSE_NS and self._epoll.fileno() < SELECT_MAX:
+            # epoll counts milliseconds: a guest that sleeps 100 us would sleep ten times as long
+            select.select([self._epoll], [], [], timeout_ns / 1e9)
+            timeout_ns = 0
         found = {descriptor for descriptor, _ in self._epoll.poll(timeout_ns / 1e9)}
         if self._wake in found:
             os.eventfd_read(self._wake)

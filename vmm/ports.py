@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from vmm.backends.console import Console
 from vmm.backends.net import NetBackend
+from vmm.backends.pcap import PcapTap
 from vmm.backends.tap import Tap
 from vmm.clock import TimerClock
 from vmm.devices.uart import Uart
@@ -155,7 +156,7 @@ class NetPort:
         """Tell a TAP which unfinished frames the guest's driver accepts."""
         assert self.card is not None
         features = self.card.state.driver_features
-        if features != self._features and isinstance(self.backend, Tap):
+        if features != self._features and isinstance(self.backend, Tap | PcapTap):
             self._features = features
             self.backend.set_offloads(
                 checksum=bool(features & F_GUEST_CSUM),

@@ -17,12 +17,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vmm.clock import NEVER_NS
 from vmm.errors import ReplayError
-from vmm.machine import Ended, Machine
+from vmm.machine import Machine
 from vmm.record import Image, LogHeader, Recorder
 from vmm.replay import Replayer
 from vmm.state import pack
+
+CUT_SHORT = "cut short"
+"""Why a recording ended that nobody finished."""
 
 
 def start(machine: Machine, path: Path | str, images: Sequence[Image] = ()) -> Recorder:
@@ -58,9 +60,9 @@ def finish(machine: Machine, reason: str) -> None:
     recorder.close(machine.clock.now_ns, reason)
 
 
-def follow(machine: Machine, path: Path | str) -> Replayer:
-    """Let ``machine`` hear nothing but the log at ``path``; ReplayError unless it is the log's start."""
-    replayer = Replayer(path)
+def follow(machine: Machine, log: Replayer | Path | str) -> Replayer:
+    """Let ``machine`` hear nothing but ``log``; ReplayError unless it is as the log starts."""
+    replayer = log if isinstance(log, Replayer) else Replayer(log)
     try:
         _require_start(machine, replayer)
     except BaseException:
@@ -88,20 +90,17 @@ def _require_start(machine: Machine, replayer: Replayer) -> None:
             )
 
 
-def run(machine: Machine) -> Ended:
-    """Run the log that ``machine`` follows to its end, and let go of it.
+def run(machine: Machine) -> str:
+    """Run the log that ``machine`` follows to its end, and let go of it; why the recording ended.
 
-    ReplayError says where the machine departs.  What ended the machine is returned: TIME when it
-    could go on.
+    ReplayError says where the machine departs.
     """
     replayer = machine.door.replayer
     assert replayer is not None, "this machine follows no log"
     try:
-        ended = machine.run(min(replayer.end_ns, NEVER_NS))
-        if ended is not Ended.TIME:  # inputs and marks of that very moment
-            machine.door.replay_due(machine.state_hash)
+        machine.run(replayer.end_ns)
         replayer.finish(machine.clock.now_ns)
     finally:
         machine.door.replayer = None
         replayer.close()
-    return ended
+    return replayer.reason or CUT_SHORT

@@ -98,9 +98,11 @@ class Session:
                 heard = self._fresh()
                 if ended not in (Ended.PAUSED, Ended.TIME):
                     runner.feed(heard, machine.clock.now_ns)
-                    if not runner.finished:
-                        raise ScriptError(f"{script.name}: the machine ended ({ended.value}) before line"
-                                          f" {runner.at + 1} of the script")
+                    if runner.at < len(script.steps):
+                        raise ScriptError(
+                            f"{script.name}: the machine ended ({ended.value}) before line"
+                            f" {script.steps[runner.at].line} of the script"
+                        )
                     return
         finally:
             self._awaited = -1

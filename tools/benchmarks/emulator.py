@@ -85,6 +85,11 @@ QEMU_BOARD = (
 )
 
 
+def usual_environment() -> dict[str, str]:
+    """Ours, but Python keeps compiled modules as it does by default: a start does not parse them again."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 class Emulator:
     """A running one.  Use it in a ``with`` statement, which ends the process."""
 
@@ -94,7 +99,13 @@ class Emulator:
         self._unread = b""
         self.started = time.perf_counter()
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, cwd=ROOT, bufsize=0
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            cwd=ROOT,
+            env=usual_environment(),
+            bufsize=0,
         )
 
     @classmethod

@@ -158,6 +158,10 @@ class CopyOnWrite:
     def close(self) -> None:
         pass
 
+    def sibling(self) -> CopyOnWrite:
+        """Another disk on the same base, without changes; the base is not copied."""
+        return CopyOnWrite(self._base, self._name)
+
     def export(self) -> bytes:
         """The changed clusters: the same bytes for the same changes, in whatever order they came."""
         header = _HEADER.pack(self.sectors, len(self._changed), self._base_digest())
@@ -211,11 +215,15 @@ class CopyOnWrite:
 class Overlay(CopyOnWrite):
     """The image file ``base_path``, opened for reading, with changes kept in memory."""
 
-    __slots__ = ("_file",)
+    __slots__ = ("_file", "path")
 
     def __init__(self, base_path: str) -> None:
+        self.path = base_path
         self._file = RawFile(base_path, read_only=True)
         super().__init__(self._file, base_path)
+
+    def sibling(self) -> Overlay:
+        return Overlay(self.path)
 
     def close(self) -> None:
         self._file.close()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vmm.backends.net import VNET_HEADER, NetBackend
+from vmm.backends.tap import Tap
 from vmm.errors import BackendError
 
 MAGIC_NS = 0xA1B23C4D
@@ -102,6 +103,11 @@ class PcapTap:
 
     def flush(self) -> None:
         self._backend.flush()
+
+    def set_offloads(self, *, checksum: bool, tso4: bool, tso6: bool) -> None:
+        """Of the TAP behind this, if there is one."""
+        if isinstance(self._backend, Tap):
+            self._backend.set_offloads(checksum=checksum, tso4=tso4, tso6=tso6)
 
     def close(self) -> None:
         self._backend.close()

@@ -77,7 +77,9 @@ class CpuClock(TimerClock):
         super().rearmed()
         deadline = min(self.next_deadline_ns, self.limit_ns)
         self._block["DEADLINE"] = deadline
-        self._block.look_at(0 if self._block["INTR"] else deadline)
+        block = self._block
+        waiting = block["INTR"] or block["NMI"] or block["STOP_REQUEST"]
+        block.look_at(0 if waiting else deadline)
 
     def jump(self, time_ns: int) -> None:
         """A halted guest's clock goes on to ``time_ns``."""

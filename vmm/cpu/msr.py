@@ -17,6 +17,8 @@ from vmm.cpu.native import call3, callback, i64, load32, load64, native, store32
 
 _LOW32 = 0xFFFFFFFF
 _EFER_LME, _EFER_LMA = 1 << 8, 1 << 10
+_PAT_LOWEST_BITS = 0x0101010101010101
+"""One a field: memory types 2 and 3 do not exist (SDM vol. 3 12.12.2)."""
 
 
 @native
@@ -63,6 +65,8 @@ def _accepts(control: int, env: int, row: int, value: int) -> bool:
     if kind == CANONICAL and not _is_canonical(value):
         return False
     if value & ~mask:
+        return False
+    if offset == layout.PAT and (value >> 1) & ~(value >> 2) & _PAT_LOWEST_BITS:
         return False
     if kind == EXTENDED:
         old = load64(env + offset)
