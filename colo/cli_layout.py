@@ -11,7 +11,6 @@ import json
 from vmm.backends.disk import MemoryDisk
 from vmm.backends.net import Nowhere
 from vmm.config import PcConfig
-from vmm.devices.block import SECTOR_BYTES
 from vmm.errors import SnapshotError, StateError
 from vmm.machine import Backends, Machine
 from vmm.snapshot import Snapshot
@@ -61,6 +60,6 @@ def _machine(config: PcConfig) -> Machine:
         net.offloads = False
     backends = Backends(
         [Nowhere() for _ in config.nets],
-        [MemoryDisk(SECTOR_BYTES) for _ in config.disks],
+        [MemoryDisk(1) for _ in config.disks],
     )
     return Machine(config, None, backends)

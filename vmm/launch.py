@@ -344,8 +344,8 @@ def _media(
     if known is not None:
         if len(specs) != len(known.disks):
             raise ConfigError(
-                f"the machine has {len(known.disks)} disks, {len(specs)} were given: name the file of each"
-                " in their order (disk FILE, or the guest that brings them)"
+                f"disks: {len(specs)} given, the machine has {len(known.disks)}: name the file of each, in"
+                " their order, or the guest that brings them"
             )
         specs = [
             replace(
@@ -368,7 +368,7 @@ def _cards(
     specs = list(options.nets)
     if known is not None:
         if len(specs) > len(known.nets):
-            raise ConfigError(f"the machine has {len(known.nets)} network cards, {len(specs)} were given")
+            raise ConfigError(f"network cards: {len(specs)} given, the machine has {len(known.nets)}")
         specs += [UNPLUGGED] * (len(known.nets) - len(specs))
     if len(options.pcaps) > len(specs):
         raise ConfigError(

@@ -32,7 +32,7 @@ RAM_MIB_MIN, RAM_MIB_MAX = 1, 65536
 class Ram:
     """``size_mib`` MiB of zeroed guest memory."""
 
-    __slots__ = ("_backed", "_map", "_view", "array", "on_write", "size")
+    __slots__ = ("_backed", "_low", "_map", "_view", "array", "on_write", "size")
 
     def __init__(self, size_mib: int, fd: int = -1, file_offset: int = 0) -> None:
         if not RAM_MIB_MIN <= size_mib <= RAM_MIB_MAX:
@@ -41,7 +41,8 @@ class Ram:
         self._backed = fd >= 0
         flags = mmap.MAP_PRIVATE if self._backed else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         self._map = mmap.mmap(fd, self.size, flags=flags, offset=file_offset)
-        self._view = memoryview(self._map)
+        self._view = memoryview(self._map).toreadonly()
+        self._low = min(self.size, LOW_MAX)
         self.array: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
         self.on_write: Callable[[int, int], None] | None = None
 
@@ -56,10 +57,9 @@ class Ram:
     @property
     def regions(self) -> list[tuple[int, int, int]]:
         """``(address, offset, length)`` of each piece, low one first."""
-        low = min(self.size, LOW_MAX)
-        pieces = [(0, 0, low)]
-        if self.size > low:
-            pieces.append((HIGH_BASE, low, self.size - low))
+        pieces = [(0, 0, self._low)]
+        if self.size > self._low:
+            pieces.append((HIGH_BASE, self._low, self.size - self._low))
         return pieces
 
     @property
@@ -70,7 +70,7 @@ class Ram:
     def offset(self, address: int, length: int) -> int:
         """Offset in the mapping of ``[address, address + length)``, which must lie in one piece."""
         if address >= 0 and length >= 0:
-            if address + length <= min(self.size, LOW_MAX):
+            if address + length <= self._low:
                 return address
             if HIGH_BASE <= address and address + length <= HIGH_BASE + self.size - LOW_MAX:
                 return address - HIGH_BASE + LOW_MAX
@@ -80,14 +80,22 @@ class Ram:
         at = self.offset(address, length)
         return self._map[at : at + length]
 
+    # A virtio buffer costs a dozen of these two, so they ask offset() only above the device hole.
+
     def view(self, address: int, length: int) -> memoryview:
-        at = self.offset(address, length)
-        return self._view[at : at + length].toreadonly()
+        at, end = address, address + length
+        if not 0 <= at <= end <= self._low:
+            at = self.offset(address, length)
+            end = at + length
+        return self._view[at:end]
 
     def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         length = len(data)
-        at = self.offset(address, length)
-        self._view[at : at + length] = data
+        at, end = address, address + length
+        if not 0 <= at <= end <= self._low:
+            at = self.offset(address, length)
+            end = at + length
+        self._map[at:end] = data
         if self.on_write is not None and length:
             self.on_write(address, length)
 

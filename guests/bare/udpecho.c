@@ -225,17 +225,18 @@ static inline void barrier(void)
     __asm__ volatile("lock; addl $0, (%%esp)" : : : "memory");
 }
 
-/* Where capability `at` points: BAR base plus offset (4.1.4). */
+/* Where capability `at` points: BAR base plus offset (4.1.4); 0 if that is not 32-bit memory. */
 static volatile uint8_t *mapped(unsigned device, unsigned at)
 {
     unsigned bar = pci_read8(device, at + 4);
     uint32_t base = bar < 6 ? pci_read(device, PCI_BAR0 + 4 * bar) : 0;
     int wide = (base & 6) == 4;
     if (base & 1 || (base & ~15u) == 0 || (wide && pci_read(device, PCI_BAR0 + 4 * bar + 4)))
-        fail("the device's registers are not in 32-bit memory");
+        return 0;
     return (volatile uint8_t *)((base & ~15u) + pci_read(device, at + 8));
 }
 
+/* A device may offer one structure several times, best first: take the first that we can use (4.1.4.1). */
 static void find_registers(unsigned device)
 {
     pci_write(device, PCI_COMMAND, (pci_read(device, PCI_COMMAND) & 0xFFFF) | COMMAND_MEMORY_MASTER);
@@ -244,18 +245,21 @@ static void find_registers(unsigned device)
     for (unsigned n = 0; at && n < CAPABILITY_LIMIT; n++, at = pci_read8(device, at + 1)) {
         if (pci_read8(device, at) != CAPABILITY_VENDOR)
             continue;
-        switch (pci_read8(device, at + 3)) {
-        case COMMON_CFG: common = (volatile struct common *)mapped(device, at); break;
-        case ISR_CFG:    isr = mapped(device, at); break;
-        case DEVICE_CFG: device_config = mapped(device, at); break;
-        case NOTIFY_CFG:
-            doorbells = mapped(device, at);
+        unsigned kind = pci_read8(device, at + 3);
+        volatile uint8_t *found = mapped(device, at);
+        if (kind == COMMON_CFG && !common) {
+            common = (volatile struct common *)found;
+        } else if (kind == ISR_CFG && !isr) {
+            isr = found;
+        } else if (kind == DEVICE_CFG && !device_config) {
+            device_config = found;
+        } else if (kind == NOTIFY_CFG && !doorbells) {
+            doorbells = found;
             doorbell_step = pci_read(device, at + 16);
-            break;
         }
     }
     if (!common || !isr || !device_config || !doorbells)
-        fail("the network device has no virtio 1.x registers");
+        fail("the network device has no virtio 1.x registers in 32-bit memory");
 }
 
 /* 3.1.1, steps 1 to 6.  Only a MAC address and the 1.x layout are wanted. */

@@ -24,6 +24,11 @@ class Done:
     err: str
 
     @property
+    def said(self) -> bytes:
+        """The guest's part of the output of a run with --json."""
+        return b"".join(self.out.splitlines(keepends=True)[:-1])
+
+    @property
     def facts(self) -> dict[str, Any]:
         """The object on the last line, which --json promises."""
         found: dict[str, Any] = json.loads(self.out.splitlines()[-1])

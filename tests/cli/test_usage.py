@@ -14,9 +14,8 @@ from tests.cli.command import ROOT
 def refused(capfd: pytest.CaptureFixture[str], *words: str) -> str:
     """The line on standard error, the status being 2 and the output empty."""
     try:
-        status = cli.main(words)
+        status: object = cli.main(words)
     except SystemExit as exc:
-        assert isinstance(exc.code, int)
         status = exc.code
     said = capfd.readouterr()
     assert status == cli.EXIT_USAGE
@@ -79,7 +78,8 @@ def test_help_loads_nothing_that_it_does_not_need() -> None:
     code = (
         "import sys\nfrom colo import cli\n"
         "try: cli.main(['run', '--help'])\nexcept SystemExit: pass\n"
-        "heavy = {'numpy', 'numba', 'unicorn', 'llvmlite', 'msgspec', 'vmm.machine', 'json'} & set(sys.modules)\n"
+        "heavy = {'numpy', 'numba', 'unicorn', 'llvmlite', 'msgspec', 'vmm.machine', 'json'}\n"
+        "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)

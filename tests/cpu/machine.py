@@ -203,8 +203,8 @@ def protected(machine: Machine, source: str, paging: str = "off") -> Program:
     entry = protected_entry(
         PROGRAM, {"rsp": STACK0}, gdt=(GDT, 0x7F), code_selector=KERNEL_CODE, data_selector=KERNEL_DATA
     )
-    extra: dict[str, int] = {"off": {}, "32": _tables32(machine), "pae": _tables_pae(machine)}[paging]
-    machine.cpu.enter(_surroundings(entry, extra))
+    tables = {"off": lambda _: {}, "32": _tables32, "pae": _tables_pae}[paging]
+    machine.cpu.enter(_surroundings(entry, tables(machine)))
     return program
 
 

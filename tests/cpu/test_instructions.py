@@ -119,7 +119,7 @@ def test_tsc_is_virtual_time(machine: Machine) -> None:
     machine.finish()
     cost = DEFAULT_COSTS
     # One block: its instructions were charged before the first of them.
-    assert machine.register("rbx") == 5 + cost.tsc
+    assert machine.register("rbx") == 6 + cost.tsc
     assert machine.register("rax") == cost.access + cost.tsc
 
 

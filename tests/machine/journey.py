@@ -17,7 +17,7 @@ from vmm.guest import open as open_guest
 from vmm.machine import Machine, resume
 from vmm.session import Session
 
-POINTS_MS = (150, 450, 800, 1200, 1600)
+POINTS_MS = (60, 180, 300, 420, 540)
 """Points of the first leg: decompressed and set up, chips found, drivers, user space."""
 COMMANDS = {
     "redis": (
@@ -50,12 +50,13 @@ def point(machine: Machine, name: str) -> None:
 
 def first_leg(machine: Machine, slice_ns: int) -> None:
     """Through the boot in slices, to the shell; the last slice is cut at the point."""
+    session = Session(machine)
     for at_ms in POINTS_MS:
         end_ns = at_ms * 1_000_000
         while machine.clock.now_ns < end_ns:
             machine.run(min(machine.clock.now_ns + (slice_ns or end_ns), end_ns))
         point(machine, f"boot-{at_ms}-ms")
-    Session(machine).expect("~ # ", within_s=20)
+    session.expect("~ # ", within_s=20)
 
 
 def second_leg(machine: Machine, commands: tuple[str, ...]) -> None:

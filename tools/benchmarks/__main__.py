@@ -47,7 +47,7 @@ def measured(names: Sequence[str], rounds: int, quick: bool) -> tuple[Run, dict[
         for name in names:
             run.section = name
             try:
-                SECTIONS[name].run(run)
+                SECTIONS[name].measure(run)
             except (Unavailable, Lost) as exc:
                 missing[name] = str(exc)
             show(run, name, missing.get(name))

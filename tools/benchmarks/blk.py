@@ -44,7 +44,7 @@ LOADS = (
 )
 
 
-def run(run: Run) -> None:
+def measure(run: Run) -> None:
     board = with_blkload(run, run.linux("linux"))
     measures = {
         load.name: run.measure(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tools.benchmarks.emulator import PROMPT, Board, Emulator
-from tools.benchmarks.measure import OURS, QEMU, Measure
+from tools.benchmarks.measure import OURS, QEMU, SIDES
 from tools.benchmarks.run import Run
 from vmm.boot.bzimage import KernelImage
 
@@ -24,29 +24,38 @@ METHOD = (
 READY = "GUEST-READY linux"
 
 
-def run(run: Run) -> None:
+def measure(run: Run) -> None:
     board = run.linux("linux")
     assert board.kernel is not None
     unpacked = run.directory / "vmlinux"
     image = KernelImage.parse(board.kernel.read_bytes(), board.kernel.name)
     unpacked.write_bytes(b"".join(image.pieces()))
     whole = run.measure("cold boot, QEMU from the bzImage", "s", goal=1.0)
+    used = run.measure("  of CPU time", "s")
     inner = run.measure("cold boot, QEMU from the ELF kernel", "s", goal=1.0)
+    inner_used = run.measure("  of CPU time", "s")
     resumed = run.measure("from a booted snapshot", "s", goal=0.7)
     with tempfile.TemporaryDirectory(dir=run.directory) as directory:
         snapshot = booted_snapshot(run, board, Path(directory))
         for _ in run.rounds():
-            seconds = cold(board, OURS)
-            whole.add(OURS, seconds), inner.add(OURS, seconds)
-            whole.add(QEMU, cold(board, QEMU))
-            inner.add(QEMU, cold(replace(board, kernel=unpacked), QEMU))
+            for side in SIDES:
+                seconds, cpu_seconds = cold(board, side)
+                whole.add(side, seconds)
+                used.add(side, cpu_seconds)
+            inner.add(OURS, whole.samples[OURS][-1])
+            seconds, cpu_seconds = cold(replace(board, kernel=unpacked), QEMU)
+            inner.add(QEMU, seconds)
+            inner_used.add(OURS, used.samples[OURS][-1])
+            inner_used.add(QEMU, cpu_seconds)
             resumed.add(OURS, warm(snapshot))
 
 
-def cold(board: Board, side: str) -> float:
+def cold(board: Board, side: str) -> tuple[float, float]:
+    """Wall and CPU seconds from the start to the prompt."""
     with Emulator.start(side, board) as emulator:
         emulator.expect(READY)
-        return emulator.expect(PROMPT)[1] - emulator.started
+        seconds = emulator.expect(PROMPT)[1] - emulator.started
+        return seconds, emulator.cpu_seconds()
 
 
 def warm(snapshot: Path) -> float:

@@ -57,7 +57,7 @@ LOOPS = (
 )
 
 
-def run(run: Run) -> None:
+def measure(run: Run) -> None:
     board = Board(multiboot=assembled(run), marks=True)
     measures = [run.measure(loop.name, "ns") for loop in LOOPS]
     for _ in run.rounds():

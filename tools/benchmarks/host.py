@@ -82,8 +82,7 @@ def describe() -> dict[str, str]:
         "memory": f"{memory_mib()} MiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "load": f"{load} (1, 5, 15 minutes, at the start)",
-        "ours": f"colo-vmm {revision()}, "
-        f"Python {platform.python_version()}, {versions}",
+        "ours": f"colo-vmm {revision()}, Python {platform.python_version()}, {versions}",
         "qemu": first_line([program("qemu-system-x86_64"), "--version"]),
     }
 

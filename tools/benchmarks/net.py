@@ -48,14 +48,12 @@ LOADS = (
 )
 
 
-def run(run: Run) -> None:
+def measure(run: Run) -> None:
     if os.geteuid() != 0:
         raise Unavailable("a TAP interface and a network namespace need root: sudo tools/bench --only net")
     loadgen = compiled(ROOT / "tools" / "loadgen.c", ["-std=c11", "-O2"], "loadgen")
     board = run.linux("kv")
-    rates = {
-        load.name: run.measure(load.name, load.unit, more_is_better=True, goal=1.0) for load in LOADS
-    }
+    rates = {load.name: run.measure(load.name, load.unit, more_is_better=True, goal=1.0) for load in LOADS}
     delays = {
         (load.name, which): run.measure(f"  latency {which}", "us")
         for load in LOADS
@@ -88,9 +86,9 @@ def in_order(
 
 def ask(run: Run, client: list[str], load: Load) -> dict[str, float]:
     words = [*client, str(load.port), load.mode, str(load.connections)]
-    for seconds in (WARM_UP_S, SECONDS):
-        shorter = seconds / 10 if run.quick else seconds
-        said = run.finish([*words, str(shorter), str(load.argument)])
+    shorter = 10 if run.quick else 1
+    run.finish([*words, str(WARM_UP_S / shorter), str(load.argument)])
+    said = run.finish([*words, str(SECONDS / shorter), str(load.argument)])
     return {name: float(value) for name, value in REPORT.findall(said)}
 
 

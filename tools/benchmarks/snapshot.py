@@ -16,14 +16,15 @@ from vmm.machine import Machine, resume
 from vmm.session import Session
 
 METHOD = (
-    "in one process: guest `linux` at its prompt, and the same machine with all of its RAM filled; save waits "
-    "for the disk (fsync), load checks every page and gives a machine that is ready to run"
+    "in one process: guest `linux` at its prompt, and the same machine with all of its RAM filled; save waits"
+    " for the disk (fsync), load checks every page and gives a machine that is ready to run"
 )
 
 
-def run(run: Run) -> None:
+def measure(run: Run) -> None:
     board = run.linux("linux")
-    assert board.kernel is not None and board.initrd is not None
+    assert board.kernel is not None
+    assert board.initrd is not None
     boot = LinuxBoot(read_image(board.kernel), board.append, read_image(board.initrd))
     with Machine(PcConfig(ram_mib=RAM_MIB), boot) as machine:
         Session(machine).expect(PROMPT)

@@ -37,6 +37,7 @@ _FUNCTIONS = {
     "FN_TB_LOOKUP": "tb_htable_lookup_x86_64",
     "FN_CHECK_EXIT": "helper_check_exit_request_x86_64",
     "FN_EMU_STOP": "uc_emu_stop",
+    "FN_LOAD_CODE": "cpu_ldub_code_x86_64",
 }
 
 
@@ -89,6 +90,7 @@ class Engine:
             (library.UC_HOOK_BLOCK, "on_block"),
             (library.UC_HOOK_INTR, "on_exception"),
             (library.UC_HOOK_INSN_INVALID, "on_invalid"),
+            (library.UC_HOOK_MEM_FETCH_PROT, "on_fetch"),
         ):
             self.library.hook(self.uc, kind, self.callbacks[name], self.block.address)
 

@@ -28,6 +28,7 @@ from vmm.cpu.control import (
     FN_EMU_STOP,
     FN_EPOLL_WAIT,
     FN_LOOP_EXIT,
+    FN_RAISE,
     INTR,
     N_BLOCKS_SEEN,
     N_EXCEPTIONS,
@@ -48,6 +49,7 @@ from vmm.cpu.control import (
     STOPPED_REQUEST,
     UC,
 )
+from vmm.cpu.icebp import icebp_length
 from vmm.cpu.inline_clock import PATCHED, block_instructions, find_block, patch_block
 from vmm.cpu.native import (
     call1,
@@ -70,6 +72,10 @@ _EFLAGS_IF = 0x200
 _NMI_VECTOR = 2
 _NOT_PRESENT, _GENERAL_PROTECTION = 11, 13
 _FROM_IDT = 2
+_INVALID_OPCODE = 6
+_DEBUG_EXCEPTION = 1
+_NOT_FETCHED = 1
+"""Marks #UD for want of code, in the error code that #UD does not have."""
 
 
 @native
@@ -163,13 +169,15 @@ def on_block(uc: int, address: int, size: int, control: int) -> None:
     budget = load64(control + BUDGET)
     if uc == 0:
         store64(budget, load64(budget) + i64(size))
-    if load64(budget) <= 0 and _look(control):
-        return
-    if uc == 0:
-        store64(budget, load64(budget) - i64(size))
+        if load64(budget) > 0 or not _look(control):
+            store64(budget, load64(budget) - i64(size))
         return
     count(control, N_BLOCKS_SEEN)
     block = find_block(control, address, i64(size))
+    # An unlisted block is one instruction, run again alone because it changed its own block.  No stop
+    # before it: the engine would forget that it is to run alone, and charge for the whole block again.
+    if block != 0 and load64(budget) <= 0 and _look(control):
+        return
     charge = block_instructions(block) * load64(control + COST_INSTRUCTION)
     store64(budget, load64(budget) - charge)
     if load64(control + PATCHING) != 0:
@@ -200,7 +208,20 @@ def on_exception(uc: int, number: int, control: int) -> None:
 
 @callback(i64(i64, i64))
 def on_invalid(uc: int, control: int) -> int:
-    """UC_HOOK_INSN_INVALID: #UD comes here instead of UC_HOOK_INTR."""
+    """UC_HOOK_INSN_INVALID: #UD comes here instead of UC_HOOK_INTR; ICEBP is #DB behind the instruction."""
     count(control, N_EXCEPTIONS)
+    env = load64(control + ENV)
+    if load32(env + layout.ERROR_CODE) != _NOT_FETCHED:
+        length = icebp_length(control, env)
+        if length:
+            store32(load64(control + CPU) + layout.CPU_EXCEPTION_INDEX, _DEBUG_EXCEPTION)
+            store64(env + layout.EIP, load64(env + layout.EIP) + length)
     call1(load64(control + FN_DO_INTERRUPT), load64(control + CPU))
     return 1
+
+
+@callback(i64(i64, u32, i64, u32, i64, i64))
+def on_fetch(uc: int, access: int, address: int, size: int, value: int, control: int) -> int:
+    """UC_HOOK_MEM_FETCH_PROT: code outside RAM.  What is there reads as ones, and FF FF is undefined."""
+    call4(load64(control + FN_RAISE), load64(control + ENV), _INVALID_OPCODE, _NOT_FETCHED, 0)  # longjmp
+    return 0

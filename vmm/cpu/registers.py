@@ -22,11 +22,16 @@ SCRATCH: dict[tuple[int, int], str] = {
     (144, 172): "lazy flags: read as rflags",
     (172, 176): "direction flag: read as rflags",
     (496, 500): "A20 mask: saved as a flag",
+    (500, 504): "padding",
     (504, 592): "MPX bounds: not announced",
     (600, 604): "marker",
+    (620, 624): "padding",
+    (758, 760): "padding",
     (784, 800): "ft0: scratch of x87 helpers",
+    (820, 824): "padding",
     (2872, 2944): "xmm_t0, mmx_t0: scratch of SSE helpers",
     (2944, 4800): "AVX and later: the engine does not implement them",
+    (4804, 4808): "padding",
     (4832, 4840): "SVM host save area: not announced",
     (4872, 4896): "tsc, tsc_adjust, tsc_deadline: the clock and the local APIC have them",
     (4904, 4920): "XCR0 and machine check: not announced",
@@ -221,7 +226,8 @@ def write(env: int, state: CpuState) -> None:
 
 
 def _write_flags(raw: bytearray, rflags: int) -> None:
-    struct.pack_into("<Q", raw, layout.EFLAGS, (rflags & ~EFLAGS_COMPUTED) | 2)
+    # Between runs the engine keeps all flags in env's eflags, and takes them from there when it starts.
+    struct.pack_into("<Q", raw, layout.EFLAGS, rflags | 2)
     struct.pack_into("<Q", raw, _CC_SRC, rflags & EFLAGS_COMPUTED & ~_DIRECTION)
     struct.pack_into("<I", raw, _CC_OP, _CC_OP_EFLAGS)
     struct.pack_into("<i", raw, _DF, -1 if rflags & _DIRECTION else 1)

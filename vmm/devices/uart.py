@@ -10,7 +10,8 @@ give as many bytes as there is room for, so an overrun happens in loopback only.
 
 Not modelled: baud rate, word length, parity, framing and break (stored, without effect), the DMA
 mode pins, the interrupt of a stopped line (the modem inputs CTS, DSR and DCD are always on).
-As on the PC, OUT2 connects the interrupt to the bus; it is inactive in loopback (8.6).
+The interrupt is wired to the bus.  The PC's first adapter had a gate there that OUT2 opened; virtual
+machines leave it out, and kernels exist that clear OUT2 and wait for interrupts all the same.
 """
 
 from __future__ import annotations
@@ -178,9 +179,7 @@ class Uart:
 
     def restored(self) -> None:
         """Drive the interrupt from the registers."""
-        s = self.state
-        gated = s.mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2
-        self._irq.set(gated and _cause(s) != IIR_NONE)
+        self._irq.set(_cause(self.state) != IIR_NONE)
 
     # Private
 

@@ -103,7 +103,8 @@ class VirtioBlk(VirtioPci):
             status, written = self._serve(readable, writable, room - 1)
             if status == S_IOERR:
                 self.state.errors += 1
-            scatter(self._memory, writable, bytes((status,)), skip=room - 1)
+            address, size = writable[-1]
+            self._memory.write(address + size - 1, bytes((status,)))
             # The used length counts from the start of the buffer (2.7.8.2): the status only if it follows.
             queue.push(head, room if written == room - 1 else written)
 

@@ -1,0 +1,79 @@
+"""tools/bench runs: its cheapest section, a fraction of the work, no judgement of the times."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tools.benchmarks.measure import OURS, QEMU, Measure, table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def bench(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tools.benchmarks", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=300)
+
+
+def test_costs_beside_qemu(tool: Callable[[str], str], tmp_path: Path) -> None:
+    tool("qemu-system-x86_64"), tool("gcc")
+    out = tmp_path / "bench.json"
+    done = bench("--only", "costs", "--rounds", "1", "--quick", "--json", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "QUICK: not a measurement" in done.stdout
+    document = json.loads(out.read_text())
+    assert document["missing"] == {}
+    assert {"cpu", "kernel", "load", "ours", "qemu"} <= set(document["host"])
+    assert document["results"]
+    for result in document["results"]:
+        samples = result["samples"]
+        assert len(samples[OURS]) == len(samples[QEMU]) == 1
+        assert samples[OURS][0] > 0
+        assert samples[QEMU][0] > 0
+
+
+def test_without_qemu_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if Path("/usr/sbin/qemu-system-x86_64").exists() or Path("/sbin/qemu-system-x86_64").exists():
+        pytest.skip("QEMU is in a folder that is always searched")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = bench("--only", "costs")
+    assert done.returncode == 3
+    assert "apt install qemu-system-x86" in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_unknown_section_is_a_usage_error() -> None:
+    done = bench("--only", "nothing")
+    assert done.returncode == 2
+    assert "costs" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="this user may make a network namespace")
+def test_the_network_section_asks_for_root(tool: Callable[[str], str]) -> None:
+    tool("qemu-system-x86_64"), tool("gcc")
+    done = bench("--only", "net", "--rounds", "1", "--quick")
+    assert done.returncode == 1
+    assert "need root" in done.stdout
+
+
+def test_a_ratio_above_one_means_ours_is_better() -> None:
+    seconds = Measure("x", "boot", "s", goal=1.0, samples={OURS: [2.0, 2.0, 4.0], QEMU: [3.0, 4.0, 4.0]})
+    assert seconds.ratios() == [1.5, 2.0, 1.0]
+    assert seconds.ratio == 1.5
+    assert seconds.met is True
+    rate = Measure("x", "echo", "/s", True, 1.0, {OURS: [50.0], QEMU: [100.0]})
+    assert rate.ratio == 0.5
+    assert rate.met is False
+    assert "MISSED" in table([rate])[1]
+
+
+def test_a_goal_for_ours_alone_is_a_limit() -> None:
+    alone = Measure("x", "resume", "s", goal=0.7, samples={OURS: [0.6, 0.9, 0.5], QEMU: []})
+    assert alone.ratio is None
+    assert alone.met is True
