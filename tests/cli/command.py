@@ -1,13 +1,22 @@
-"""Running ``colo`` as a user does: another process, real descriptors, an exit status."""
+"""Running ``colo`` as a user does: another process, real descriptors, an exit status.
+
+:func:`inside` runs the same command in this process, where loading the engine has been paid for: for
+what does not depend on a process of its own.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from colo import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 120
@@ -39,3 +48,19 @@ def colo(*words: str | Path, stdin: bytes = b"") -> Done:
     command = [*COLO, *map(str, words)]
     done = subprocess.run(command, input=stdin, capture_output=True, timeout=LIMIT_S, cwd=ROOT, check=False)
     return Done(done.returncode, done.stdout, done.stderr.decode())
+
+
+def inside(capfd: pytest.CaptureFixture[str], *words: str | Path) -> Done:
+    """As :func:`colo`, with nothing on standard input."""
+    kept, empty = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    try:
+        status: Any = cli.main([*map(str, words)])
+    except SystemExit as exc:
+        status = exc.code
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+        os.close(empty)
+    said = capfd.readouterr()
+    return Done(status, said.out.encode(), said.err)

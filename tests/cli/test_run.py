@@ -12,10 +12,11 @@ import pytest
 
 from colo import cli
 from tests.cli import logs
-from tests.cli.command import COLO, LIMIT_S, ROOT, Done, colo
+from tests.cli.command import COLO, LIMIT_S, ROOT, Done, colo, inside
 from vmm.record import Mark, Record
 
-COUNTER = ("run", "counter", "--append", "mib=1 ms=10")
+COUNTER = ("run", "counter", "--append", "mib=1 ms=20")
+Capture = pytest.CaptureFixture[str]
 HASH_DIGITS = 32
 
 
@@ -46,45 +47,54 @@ def test_the_last_line_is_one_object() -> None:
     assert done.err == "".join(f"colo: state at {ns} ns: {digest}\n" for ns, digest in hashes)
 
 
-def test_a_boot_sector_is_its_own_first_disk(tmp_path: Path) -> None:
+def test_a_boot_sector_is_its_own_first_disk(capfd: Capture, tmp_path: Path) -> None:
     """The file is opened for reading only: what the guest writes stays in memory."""
     image = tmp_path / "boot.bin"
     image.write_bytes((ROOT / "guests/bare/bootsector.bin").read_bytes() + bytes(1024))
     image.chmod(0o444)
-    done = colo("run", "--boot-sector", image, "--ram", "2")
+    done = inside(capfd, "run", "--boot-sector", image, "--ram", "2")
     assert done.status == 0
     assert done.out == b"hello from the boot sector\r\n"
 
 
-def test_an_image_by_name_and_its_command_line() -> None:
+def test_an_image_by_name_and_its_command_line(capfd: Capture) -> None:
     image = ROOT / "guests/bare/counter.elf"
-    done = colo(
-        "run", "--multiboot", image, "--append", "mib=1 ms=50", "--exit-on", "GUEST-READY", "--ram", "8"
+    done = inside(
+        capfd,
+        "run",
+        "--multiboot",
+        image,
+        "--append",
+        "mib=1 ms=50",
+        "--exit-on",
+        "GUEST-READY",
+        "--ram",
+        "8",
     )
     assert done.status == 0
     assert b"GUEST-READY" in done.out
 
 
-def test_a_text_that_never_comes_fails_at_the_limit() -> None:
-    done = colo(*COUNTER, "--exit-on", "no such text", "--until-virtual", "0.5", "--json")
+def test_a_text_that_never_comes_fails_at_the_limit(capfd: Capture) -> None:
+    done = inside(capfd, *COUNTER, "--exit-on", "no such text", "--until-virtual", "0.5", "--json")
     assert done.status == 1
     assert done.facts["reason"] == "script"
     assert "expected 'no such text' on the console" in done.err
     assert done.err.count("\n") == 1
 
 
-def test_a_text_that_the_guest_did_not_live_to_say() -> None:
-    done = colo("run", "bootsector", "--exit-on", "goodbye")
+def test_a_text_that_the_guest_did_not_live_to_say(capfd: Capture) -> None:
+    done = inside(capfd, "run", "bootsector", "--exit-on", "goodbye")
     assert done.status == 1
     assert "the machine ended (poweroff)" in done.err
 
 
-def test_a_script_in_place_of_the_input(tmp_path: Path) -> None:
+def test_a_script_in_place_of_the_input(capfd: Capture, tmp_path: Path) -> None:
     script = tmp_path / "s"
     script.write_text("expect GUEST-READY counter\nexpect second 1\n")
-    assert colo(*COUNTER, "--script", script).status == 0
+    assert inside(capfd, *COUNTER, "--script", script).status == 0
     script.write_text("# never\nexpect second 9 [within 100ms]\n")
-    done = colo(*COUNTER, "--script", script)
+    done = inside(capfd, *COUNTER, "--script", script)
     assert done.status == 1
     assert f"{script}:2: expected 'second 9'" in done.err
 
@@ -102,17 +112,14 @@ def test_a_script_in_place_of_the_input(tmp_path: Path) -> None:
         (("run", "hello", "--disk", "/nonexistent"), "does not exist"),
     ],
 )
-def test_what_is_found_wrong_takes_one_line(
-    capfd: pytest.CaptureFixture[str], words: tuple[str, ...], because: str
-) -> None:
-    assert cli.main((*words, "--json")) == cli.EXIT_FAILED
-    said = capfd.readouterr()
-    assert said.err.startswith("colo: ")
-    assert said.err.count("\n") == 1
-    assert because in said.err
-    facts = json.loads(said.out)
-    assert facts["exit_code"] == cli.EXIT_FAILED
-    assert facts["error"] in said.err
+def test_what_is_found_wrong_takes_one_line(capfd: Capture, words: tuple[str, ...], because: str) -> None:
+    done = inside(capfd, *words, "--json")
+    assert done.status == cli.EXIT_FAILED
+    assert done.err.startswith("colo: ")
+    assert done.err.count("\n") == 1
+    assert because in done.err
+    assert done.facts["exit_code"] == cli.EXIT_FAILED
+    assert done.facts["error"] in done.err
 
 
 def hashes_of(done: Done) -> list[list[object]]:
@@ -122,25 +129,25 @@ def hashes_of(done: Done) -> list[list[object]]:
 
 def test_a_run_in_pieces_is_the_run(tmp_path: Path) -> None:
     """Saved and loaded twice, in other processes, the machine passes through the same states."""
-    ending = ("--json", "--hash-every", "0.25", "--until-virtual")
-    whole = colo(*COUNTER, *ending, "1.0")
+    ending = ("--json", "--hash-every", "0.1", "--until-virtual")
+    whole = colo(*COUNTER, *ending, "0.4")
     first, second = tmp_path / "1", tmp_path / "2"
     pieces = [
-        colo(*COUNTER, *ending, "0.3", "--save", first),
-        colo("run", "--load", first, *ending, "0.6", "--save", second),
-        colo("run", "--load", second, *ending, "1.0"),
+        colo(*COUNTER, *ending, "0.15", "--save", first),
+        colo("run", "--load", first, *ending, "0.3", "--save", second),
+        colo("run", "--load", second, *ending, "0.4"),
     ]
     assert [piece.status for piece in (whole, *pieces)] == [0, 0, 0, 0]
     assert [each for piece in pieces for each in hashes_of(piece)] == hashes_of(whole)
     assert pieces[-1].facts["state_hash"] == whole.facts["state_hash"]
     assert b"".join(piece.said for piece in pieces) == whole.said
-    late = colo("run", "--load", second, "--until-virtual", "0.5")
+    late = colo("run", "--load", second, "--until-virtual", "0.2")
     assert late.status == 2
-    assert "the snapshot is at 0.6 s" in late.err
+    assert "the snapshot is at 0.3 s" in late.err
 
 
-def test_nothing_is_saved_of_a_run_that_failed(tmp_path: Path) -> None:
-    colo(*COUNTER, "--exit-on", "never", "--until-virtual", "0.1", "--save", tmp_path / "x")
+def test_nothing_is_saved_of_a_run_that_failed(capfd: Capture, tmp_path: Path) -> None:
+    inside(capfd, *COUNTER, "--exit-on", "never", "--until-virtual", "0.1", "--save", tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -167,22 +174,22 @@ def test_a_log_is_replayed_and_a_planted_departure_found(tmp_path: Path) -> None
     assert f"expected state hash {bytes(16).hex()}" in departed.err
 
 
-def test_a_log_wants_the_images_that_it_was_recorded_with(tmp_path: Path) -> None:
+def test_a_log_wants_the_images_that_it_was_recorded_with(capfd: Capture, tmp_path: Path) -> None:
     image, log = tmp_path / "guest.elf", tmp_path / "run.log"
     image.write_bytes((ROOT / "guests/bare/hello.elf").read_bytes())
-    assert colo("run", "--multiboot", image, "--record", log).status == 1  # as the guest says
-    assert colo("run", "--multiboot", image, "--append", "x", "--replay", log).err.startswith(
+    assert inside(capfd, "run", "--multiboot", image, "--record", log).status == 1  # as the guest says
+    assert inside(capfd, "run", "--multiboot", image, "--append", "x", "--replay", log).err.startswith(
         f"colo: log {log}: recorded with nothing more, this run has append 'x'"
     )
-    again = colo("run", "hello", "--replay", log)
+    again = inside(capfd, "run", "hello", "--replay", log)
     assert "recorded with multiboot" not in again.err or "append" in again.err
     image.write_bytes(image.read_bytes() + b"\0")
-    changed = colo("run", "--replay", log)
+    changed = inside(capfd, "run", "--replay", log)
     assert changed.status == 1
     assert f"recorded with multiboot {image}" in changed.err
     image.unlink()
-    assert f"{image}: No such file" in colo("run", "--replay", log).err
-    kept = colo("run", "hello", "--record", log)
+    assert f"{image}: No such file" in inside(capfd, "run", "--replay", log).err
+    kept = inside(capfd, "run", "hello", "--record", log)
     assert kept.status == 1
     assert "cannot be made: File exists" in kept.err
 
@@ -223,23 +230,23 @@ def test_paced_time_follows_the_walls() -> None:
     assert time.monotonic() - started > 1.5
 
 
-def test_guests_are_listed_and_described() -> None:
-    names = [each["name"] for each in json.loads(colo("guest", "list", "--json").out)]
+def test_guests_are_listed_and_described(capfd: Capture) -> None:
+    names = [each["name"] for each in json.loads(inside(capfd, "guest", "list", "--json").out)]
     assert {"linux", "redis", "hello", "counter", "bootsector"} <= set(names)
-    assert b"built in" in colo("guest", "list").out
-    described = colo("guest", "info", "hello")
+    assert b"built in" in inside(capfd, "guest", "list").out
+    described = inside(capfd, "guest", "info", "hello")
     assert described.status == 0
     assert b"'hello, world'" in described.out
-    built = colo("guest", "build", "hello", "bootsector")
+    built = inside(capfd, "guest", "build", "hello", "bootsector")
     assert built.out == b"hello: ready, 1 KiB\nbootsector: ready, 1 KiB\n"
-    assert colo("guest", "info", "nobody").status == 1
+    assert inside(capfd, "guest", "info", "nobody").status == 1
 
 
-def test_the_layout_is_that_of_the_snapshot(tmp_path: Path) -> None:
+def test_the_layout_is_that_of_the_snapshot(capfd: Capture, tmp_path: Path) -> None:
     snapshot = tmp_path / "x"
-    ran = colo("run", "bootsector", "--save", snapshot, "--json")
-    shown = colo("layout", snapshot)
+    ran = inside(capfd, "run", "bootsector", "--save", snapshot, "--json")
+    shown = inside(capfd, "layout", snapshot)
     assert shown.status == 0
     assert f"layout digest {ran.facts['layout_digest']}".encode() in shown.out
     assert b"\npit {" in shown.out
-    assert colo("layout", "--json").facts["engine_digest"] == ran.facts["engine_digest"]
+    assert inside(capfd, "layout", "--json").facts["engine_digest"] == ran.facts["engine_digest"]

@@ -8,21 +8,17 @@ import sys
 import pytest
 
 from colo import cli
-from tests.cli.command import ROOT
+from tests.cli.command import ROOT, inside
 
 
 def refused(capfd: pytest.CaptureFixture[str], *words: str) -> str:
     """The line on standard error, the status being 2 and the output empty."""
-    try:
-        status: object = cli.main(words)
-    except SystemExit as exc:
-        status = exc.code
-    said = capfd.readouterr()
-    assert status == cli.EXIT_USAGE
-    assert said.out == ""
-    assert said.err.startswith("colo: ")
-    assert said.err.count("\n") == 1
-    return said.err
+    done = inside(capfd, *words)
+    assert done.status == cli.EXIT_USAGE
+    assert done.out == b""
+    assert done.err.startswith("colo: ")
+    assert done.err.count("\n") == 1
+    return done.err
 
 
 @pytest.mark.parametrize(

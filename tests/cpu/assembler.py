@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,18 @@ def assemble(source: str, origin: int, bits: int) -> Program:
         text = f".intel_syntax noprefix\n.code{bits}\n.text\n{source}\n"
         _tool(["as", "--64", "-o", str(object_file), "-"], text)
         _tool(
-            ["ld", "-m", "elf_x86_64", "-N", "-e", "0", f"-Ttext={origin:#x}", "-o", str(linked)]
-            + [str(object_file)],
+            [
+                "ld",
+                "-m",
+                "elf_x86_64",
+                "-N",
+                "-e",
+                "0",
+                f"-Ttext={origin:#x}",
+                "-o",
+                str(linked),
+                str(object_file),
+            ],
             "",
         )
         return _read(linked, origin)
@@ -59,5 +70,6 @@ def _read(linked: Path, origin: int) -> Program:
         for section in loaded:
             at = section["sh_addr"] - origin
             code[at : at + section["sh_size"]] = section.data()
-        symbols = elf.get_section_by_name(".symtab").iter_symbols()
-        return Program(origin, bytes(code), {s.name: s["st_value"] for s in symbols})
+        table = elf.get_section_by_name(".symtab")
+        assert isinstance(table, SymbolTableSection)
+        return Program(origin, bytes(code), {s.name: s["st_value"] for s in table.iter_symbols()})

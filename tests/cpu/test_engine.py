@@ -59,7 +59,9 @@ def test_a_wrong_offset_is_refused(spare: Engine, monkeypatch: pytest.MonkeyPatc
 def test_an_engine_that_counts_wrongly_is_refused(spare: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     run = selfcheck._run
     monkeypatch.setattr(
-        selfcheck, "_run", lambda engine, *, patching: run(engine, patching=patching)._replace(stops=(1, 2, 3, 4))
+        selfcheck,
+        "_run",
+        lambda engine, *, patching: run(engine, patching=patching)._replace(stops=(1, 2, 3, 4)),
     )
     with pytest.raises(EngineError, match="self-check program"):
         selfcheck.verify(spare)
@@ -131,7 +133,7 @@ def test_an_unknown_build_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(EngineError, match="unicorn is not installed.*pip install"):
+    with pytest.raises(EngineError, match=r"unicorn is not installed.*pip install"):
         library._find()
 
 

@@ -28,7 +28,9 @@ def test_an_exception_in_a_device_reaches_run(machine: Machine, where: str) -> N
         "write": f"mov [{MMIO:#x} + rbx], eax",
         "read": f"mov eax, [{MMIO:#x} + rbx]",
     }[where]
-    source = access if "[" not in access else f"mov ebx, {MMIO:#x}\n" + access.replace(f"{MMIO:#x} + rbx", "rbx")
+    source = (
+        access if "[" not in access else f"mov ebx, {MMIO:#x}\n" + access.replace(f"{MMIO:#x} + rbx", "rbx")
+    )
     long(machine, f"{source}\n jmp next\nnext: inc esi\n hlt")
     machine.ports.on_write = machine.ports.on_read = machine.mmio.on_write = machine.mmio.on_read = broken
     with pytest.raises(DeviceBroke, match="port"):
@@ -49,7 +51,10 @@ def test_a_stop_in_a_port_access_repeats_nothing(machine: Machine) -> None:
 
 
 def test_a_stop_in_a_memory_access_repeats_nothing(machine: Machine) -> None:
-    long(machine, f"mov ebx, {MMIO:#x}\n mov ecx, 100\nl: mov [rbx], ecx\n add eax, [rbx]\n dec ecx\n jnz l\n hlt")
+    long(
+        machine,
+        f"mov ebx, {MMIO:#x}\n mov ecx, 100\nl: mov [rbx], ecx\n add eax, [rbx]\n dec ecx\n jnz l\n hlt",
+    )
     machine.mmio.on_write = machine.mmio.on_read = machine.cpu.request_stop
     while machine.run() is Stop.REQUEST:
         pass
@@ -110,7 +115,7 @@ def test_an_error_in_the_acknowledge_callback(machine: Machine) -> None:
     def acknowledge() -> int:
         raise DeviceBroke("no vector")
 
-    machine.vectors = _Refuses(acknowledge)  # type: ignore[assignment]
+    machine.vectors = _Refuses(acknowledge)
     with pytest.raises(DeviceBroke, match="no vector"):
         machine.run()
     assert machine.log == [], "no vector was invented"
@@ -123,7 +128,7 @@ class _Refuses(list[int]):
         super().__init__([0x41])
         self._action = action
 
-    def pop(self, *_: object) -> int:  # type: ignore[override]
+    def pop(self, *_: object) -> int:
         assert callable(self._action)
         result: int = self._action()
         return result

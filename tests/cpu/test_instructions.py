@@ -39,7 +39,10 @@ def test_cpuid_gives_the_table(machine: Machine) -> None:
     queries += [(0xB, 0), (0x7, 1), (0x8000_0009, 0), (0x4000_0001, 0), (0xFFFF_FFFF, 0)]
     source = "".join(
         f"mov eax, {leaf:#x}\n mov ecx, {subleaf}\n cpuid\n"
-        + "".join(f"mov [{DATA + 16 * n + 4 * k:#x}], {register}\n" for k, register in enumerate(("eax", "ebx", "ecx", "edx")))
+        + "".join(
+            f"mov [{DATA + 16 * n + 4 * k:#x}], {register}\n"
+            for k, register in enumerate(("eax", "ebx", "ecx", "edx"))
+        )
         for n, (leaf, subleaf) in enumerate(queries)
     )
     long(machine, source + "hlt")
@@ -108,7 +111,10 @@ PRESENT = {
 @pytest.mark.parametrize("feature", sorted(PRESENT))
 def test_features_announced_work(machine: Machine, feature: str) -> None:
     enable = "mov rax, cr4\n or eax, 1 << 16\n mov cr4, rax\n"
-    assert faults(machine, PRESENT[feature], f"{enable} mov ebx, {DATA:#x}\n xor eax, eax\n xor edx, edx") is None
+    assert (
+        faults(machine, PRESENT[feature], f"{enable} mov ebx, {DATA:#x}\n xor eax, eax\n xor edx, edx")
+        is None
+    )
 
 
 # Time
@@ -176,7 +182,11 @@ def test_pause_costs_time_and_nothing_else(machine: Machine) -> None:
 def test_pause_in_64_bit_high_addresses(machine: Machine) -> None:
     # rip is advanced by hand: it must not be cut to 32 bits.
     high = 0xFFFF_8000_0000_0000
-    program = long(machine, f"mov rax, {high:#x}\n lea rbx, [rip + here]\n add rax, rbx\n jmp rax\nhere: pause\n lea rcx, [rip]\n hlt")
+    program = long(
+        machine,
+        f"mov rax, {high:#x}\n lea rbx, [rip + here]\n add rax, rbx\n jmp rax\nhere: pause\n"
+        f"lea rcx, [rip]\n hlt",
+    )
     machine.poke(0x80000 + 8 * 256, machine.word(0x80000))
     machine.finish()
     assert machine.register("rcx") == high + program["here"] + 2 + 7
@@ -275,7 +285,10 @@ def test_task_priority_is_the_boards(machine: Machine) -> None:
 
 
 def test_smsw_lmsw_clts(machine: Machine) -> None:
-    long(machine, "mov rax, cr0\n or eax, 8\n mov cr0, rax\n mov rbx, cr0\n clts\n mov rcx, cr0\n smsw edx\n hlt")
+    long(
+        machine,
+        "mov rax, cr0\n or eax, 8\n mov cr0, rax\n mov rbx, cr0\n clts\n mov rcx, cr0\n smsw edx\n hlt",
+    )
     machine.finish()
     assert machine.register("rbx") & 8
     assert not machine.register("rcx") & 8

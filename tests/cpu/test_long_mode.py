@@ -1,4 +1,4 @@
-"""64-bit mode: system calls, privilege, page faults, interrupt stacks (SDM vol. 3 ch. 4, 5, 6; APM vol. 2)."""
+"""64-bit mode: system calls, privilege, page faults, interrupt stacks (SDM vol. 3 ch. 4 to 6)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from tests.cpu.machine import (
     DATA,
     EXIT_VECTOR,
     GDT,
-    IDT,
     HANDLERS,
+    IDT,
     IST1,
     KERNEL_CODE,
     KERNEL_DATA,
+    NX,
     PRESENT,
     STACK0,
     STACK3,
@@ -21,7 +22,6 @@ from tests.cpu.machine import (
     USER_CODE64,
     USER_DATA,
     WRITABLE,
-    NX,
     Machine,
     allow_port,
     long,
@@ -192,7 +192,8 @@ def test_smep_and_user_page(machine: Machine) -> None:
     # the page with the program becomes the supervisor's first.
     program = long(
         machine,
-        f"mov rax, cr4\n or eax, 1 << 20\n mov ebx, {DATA:#x}\n {RESUME} mov cr4, rax\n call rbx\nafter: {EXIT}",
+        f"mov rax, cr4\n or eax, 1 << 20\n mov ebx, {DATA:#x}\n {RESUME} mov cr4, rax\n"
+        f"call rbx\nafter: {EXIT}",
     )
     for address in (program.origin, HANDLERS, HANDLERS + 0x1000):
         page64(machine, address, address | PRESENT | WRITABLE)
@@ -233,7 +234,9 @@ def test_page_tables_changed_and_invlpg(machine: Machine) -> None:
     assert [machine.register(name) for name in ("rax", "rbx", "rcx")] == [7, 8, 9]
 
 
-@pytest.mark.parametrize("access", ["mov rax, [rbx]", "mov [rbx], rax", "jmp rbx", "lea rsp, [rbx + 64]\n push rax"])
+@pytest.mark.parametrize(
+    "access", ["mov rax, [rbx]", "mov [rbx], rax", "jmp rbx", "lea rsp, [rbx + 64]\n push rax"]
+)
 def test_non_canonical_addresses(machine: Machine, access: str) -> None:
     """SDM vol. 1 3.3.7.1: #GP(0), never #PF.  (Hardware raises #SS(0) for the push, the engine #GP.)"""
     long(machine, f"mov rbx, {NON_CANONICAL:#x}\n mov rbp, rsp\n {RESUME} {access}\n hlt\nafter: {EXIT}")
@@ -284,7 +287,9 @@ def test_privileged_instructions(machine: Machine, instruction: str, error: int)
 TASK_SELECTOR = 0x30
 
 
-@pytest.mark.parametrize("instruction", ["in al, 0x61", "out 0x61, al", "in ax, 0x60", "in eax, dx", "insb", "rep outsb"])
+@pytest.mark.parametrize(
+    "instruction", ["in al, 0x61", "out 0x61, al", "in ax, 0x60", "in eax, dx", "insb", "rep outsb"]
+)
 def test_ports_in_ring_3(machine: Machine, instruction: str) -> None:
     """SDM vol. 1 19.5.2: above IOPL every byte of the access must be clear in the TSS's bitmap."""
     program = long(
@@ -322,7 +327,11 @@ def test_ports_in_ring_3_when_allowed(machine: Machine, how: str) -> None:
 def test_double_fault(machine: Machine) -> None:
     # 6.15: #PF while delivering #GP is a double fault; here the #GP gate's handler is there, its
     # stack is not.
-    long(machine, "xor esp, esp\n mov rsp, 0x40000000000\n mov ds:[0], eax\n mov rax, 0x8000000000000000\n mov [rax], al")
+    long(
+        machine,
+        "xor esp, esp\n mov rsp, 0x40000000000\n mov ds:[0], eax\n"
+        "mov rax, 0x8000000000000000\n mov [rax], al",
+    )
     set_gate(machine, 8, HANDLERS + 16 * 8, ist=1)
     machine.finish()
     assert [e[:2] for e in machine.log] == [(8, 0)]

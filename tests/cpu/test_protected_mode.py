@@ -105,7 +105,8 @@ def test_ring_3_and_back_through_the_tss(machine: Machine, paging: str) -> None:
 def test_page_faults(machine: Machine, paging: str, bits: int, access: str, ring: int, error: int) -> None:
     program = protected(
         machine,
-        f"mov ebx, {DATA + 4:#x}\n {to_user('start', bits=32) if ring else ''}\nstart: {RESUME}\nat: {access}\n nop\nafter: {EXIT}",
+        f"mov ebx, {DATA + 4:#x}\n {to_user('start', bits=32) if ring else ''}\n"
+        f"start: {RESUME}\nat: {access}\n nop\nafter: {EXIT}",
         paging,
     )
     table, size = (0x81000, 4) if paging == "32" else (0x82000, 8)
@@ -213,7 +214,11 @@ def test_ports_in_ring_3(machine: Machine) -> None:
 
 @pytest.mark.parametrize(
     "access",
-    ["xor eax, eax\n mov es, eax\n mov al, es:[0]", "mov byte ptr cs:[0x500], 1", "mov eax, 0x40\n mov es, eax\n mov al, es:[16]"],
+    [
+        "xor eax, eax\n mov es, eax\n mov al, es:[0]",
+        "mov byte ptr cs:[0x500], 1",
+        "mov eax, 0x40\n mov es, eax\n mov al, es:[16]",
+    ],
 )
 def test_segments_are_not_checked_on_access(machine: Machine, access: str) -> None:
     """A limit of the engine: null selectors, types and limits (5.3 to 5.5) are checked when a segment

@@ -72,7 +72,11 @@ def prepare(machine: Machine) -> Machine:
 
 
 def outcome(machine: Machine) -> tuple[CpuState, str, list[Any]]:
-    return machine.cpu.state, hashlib.sha256(machine.ram.read(0, machine.ram.size)).hexdigest(), machine.ports.log
+    return (
+        machine.cpu.state,
+        hashlib.sha256(machine.ram.read(0, machine.ram.size)).hexdigest(),
+        machine.ports.log,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +116,14 @@ def test_slices_change_nothing(machine: Machine, reference: Any, seed: int) -> N
             machine.cpu.flush()
         if chance.random() < 0.2:
             machine.cpu.flush_tlb()
+    same(machine, reference)
+
+
+def test_stopping_at_every_block_changes_nothing(machine: Machine, reference: Any) -> None:
+    """Also between a store into its own block and the store's second run, where the engine must not stop."""
+    prepare(machine)
+    while machine.run(1) is Stop.DEADLINE:
+        pass
     same(machine, reference)
 
 
@@ -196,7 +208,9 @@ def test_reset_is_power_on(machine: Machine) -> None:
 
 def test_every_byte_of_the_engines_state_is_accounted_for() -> None:
     known = [*registers.covered(), *registers.SCRATCH]
-    missing = [at for at in range(layout.ENV_STATE_SIZE) if not any(start <= at < end for start, end in known)]
+    missing = [
+        at for at in range(layout.ENV_STATE_SIZE) if not any(start <= at < end for start, end in known)
+    ]
     assert missing == []
 
 

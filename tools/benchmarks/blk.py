@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tools.benchmarks.emulator import PROMPT, Board, Emulator
+from tools.benchmarks.emulator import PROMPT, Board, Emulator, Lost
 from tools.benchmarks.host import HERE, compiled
 from tools.benchmarks.measure import SIDES
 from tools.benchmarks.run import Run
@@ -22,6 +22,7 @@ METHOD = (
     "a program in the guest does O_DIRECT requests one at a time, timed on the host from command to prompt"
 )
 DISK_MIB = 128
+SMALL = 4096
 
 
 @dataclass(frozen=True)
@@ -46,34 +47,38 @@ LOADS = (
 
 def measure(run: Run) -> None:
     board = with_blkload(run, run.linux("linux"))
-    measures = {
-        load.name: run.measure(
-            load.name,
-            "MB/s" if load.block > 4096 else "/s",
-            more_is_better=True,
-            goal=1.0,
-        )
-        for load in LOADS
-    }
+    rates = {}
+    used = {}
+    for load in LOADS:
+        unit = "MB/s" if load.block > SMALL else "/s"
+        rates[load] = run.measure(load.name, unit, more_is_better=True, goal=1.0)
+        used[load] = run.measure("  CPU time a request", "us", goal=1.0)
     for _ in run.rounds():
         for side in SIDES:
             with Emulator.start(side, board) as emulator:
                 emulator.expect("GUEST-READY linux")
                 emulator.expect(PROMPT)
                 for load in LOADS:
-                    amount = transfer(run, emulator, load)
-                    measures[load.name].add(side, amount)
+                    count = run.scaled(load.count)
+                    seconds, cpu_seconds = transfer(emulator, load, count)
+                    rates[load].add(side, rate(load, count, seconds))
+                    used[load].add(side, cpu_seconds / count * 1e6)
 
 
-def transfer(run: Run, emulator: Emulator, load: Load) -> float:
-    """MB/s of large blocks, requests a second of small ones."""
-    count = run.scaled(load.count)
+def transfer(emulator: Emulator, load: Load, count: int) -> tuple[float, float]:
+    """Wall and CPU seconds, after a twentieth of it to warm up."""
     line = f"blkload /dev/vda {load.action} {load.order} {load.block}"
     emulator.command(f"{line} {max(1, count // 20)}")
+    before = emulator.cpu_seconds()
     said, seconds = emulator.command(f"{line} {count}")
     if f"done {count}" not in said:
-        raise RuntimeError(f"blkload in the guest: {said}")
-    return count * load.block / seconds / 1e6 if load.block > 4096 else count / seconds
+        raise Lost(f"blkload in the guest: {said}")
+    return seconds, emulator.cpu_seconds() - before
+
+
+def rate(load: Load, count: int, seconds: float) -> float:
+    """MB/s of large blocks, requests a second of small ones."""
+    return count * load.block / seconds / 1e6 if load.block > SMALL else count / seconds
 
 
 def with_blkload(run: Run, board: Board) -> Board:

@@ -24,6 +24,7 @@ METHOD = (
 )
 TAP, HOST, GUEST = "tap0", "10.77.0.1/24", "10.77.0.2"
 SECONDS, WARM_UP_S = 3.0, 1.0
+CPU = "cpu"
 REPORT = re.compile(r"(\w+)=([\d.]+)")
 
 
@@ -53,12 +54,7 @@ def measure(run: Run) -> None:
         raise Unavailable("a TAP interface and a network namespace need root: sudo tools/bench --only net")
     loadgen = compiled(ROOT / "tools" / "loadgen.c", ["-std=c11", "-O2"], "loadgen")
     board = run.linux("kv")
-    rates = {load.name: run.measure(load.name, load.unit, more_is_better=True, goal=1.0) for load in LOADS}
-    delays = {
-        (load.name, which): run.measure(f"  latency {which}", "us")
-        for load in LOADS
-        for which in ("p50", "p99")
-    }
+    shown = {load: columns(run, load) for load in LOADS}
     with namespace(run) as name:
         board = replace(board, tap=TAP, namespace=name, paced=True)
         client = [program("ip"), "netns", "exec", name, str(loadgen), GUEST]
@@ -67,29 +63,31 @@ def measure(run: Run) -> None:
                 with Emulator.start(side, board) as emulator:
                     emulator.expect("GUEST-READY kv")
                     for load in LOADS:
-                        found = ask(run, client, load)
-                        rates[load.name].add(side, found[load.value])
-                        for which in ("p50", "p99"):
-                            delays[load.name, which].add(side, found[which])
-    run.measures[:] = in_order(run.measures, rates, delays)
+                        found = ask(run, client, load, emulator)
+                        for what, measure in shown[load].items():
+                            measure.add(side, found[what])
 
 
-def in_order(
-    measures: list[Measure], rates: dict[str, Measure], delays: dict[tuple[str, str], Measure]
-) -> list[Measure]:
-    """Each throughput with its latencies below it."""
-    others = [one for one in measures if one.section != next(iter(rates.values())).section]
-    for name, rate in rates.items():
-        others += [rate, *(delay for (of, _), delay in delays.items() if of == name)]
-    return others
+def columns(run: Run, load: Load) -> dict[str, Measure]:
+    """What is shown of a load, by its name in the client's report."""
+    return {
+        load.value: run.measure(load.name, load.unit, more_is_better=True, goal=1.0),
+        "p50": run.measure("  latency, median", "us"),
+        "p99": run.measure("  latency, 99th percentile", "us"),
+        CPU: run.measure("  CPU time an answer", "us", goal=1.0),
+    }
 
 
-def ask(run: Run, client: list[str], load: Load) -> dict[str, float]:
+def ask(run: Run, client: list[str], load: Load, emulator: Emulator) -> dict[str, float]:
+    """The client's report, and the CPU time that the emulator used for each answer."""
     words = [*client, str(load.port), load.mode, str(load.connections)]
     shorter = 10 if run.quick else 1
     run.finish([*words, str(WARM_UP_S / shorter), str(load.argument)])
+    before = emulator.cpu_seconds()
     said = run.finish([*words, str(SECONDS / shorter), str(load.argument)])
-    return {name: float(value) for name, value in REPORT.findall(said)}
+    used = emulator.cpu_seconds() - before
+    found = {name: float(value) for name, value in REPORT.findall(said)}
+    return {**found, CPU: used / found["n"] * 1e6}
 
 
 @contextmanager

@@ -26,7 +26,17 @@ import llvmlite.binding as llvm
 from vmm.errors import EngineError
 
 _CODE = ("hooks", "instructions", "msr", "syscall", "code_pages", "regions")
-_SOURCES = (*_CODE, "native", "control", "layout", "constants", "msr_table", "inline_clock", "icebp", "compile")
+_SOURCES = (
+    *_CODE,
+    "native",
+    "control",
+    "layout",
+    "constants",
+    "msr_table",
+    "inline_clock",
+    "icebp",
+    "compile",
+)
 _PREFIX = "colo_"
 _MAGIC = b"\x7fELF"
 

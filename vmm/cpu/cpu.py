@@ -47,7 +47,7 @@ _REASONS = {
 }
 
 
-class Board(NamedTuple):
+class Questions(NamedTuple):
     """What the processor asks of the board."""
 
     ports: Bus
@@ -122,7 +122,7 @@ class Cpu:
         self.halted = False
         ram.on_write = self.invalidate
 
-    def attach(self, board: Board) -> None:
+    def attach(self, board: Questions) -> None:
         """Connect the board; once, before the first run."""
         ports, mmio = board.ports, board.mmio
 

@@ -50,7 +50,7 @@ from vmm.cpu.control import (
     UC,
 )
 from vmm.cpu.icebp import icebp_length
-from vmm.cpu.inline_clock import PATCHED, block_instructions, find_block, patch_block
+from vmm.cpu.inline_clock import PATCHED, block_instructions, find_block, patch_block, runs_alone
 from vmm.cpu.native import (
     call1,
     call3,
@@ -174,13 +174,14 @@ def on_block(uc: int, address: int, size: int, control: int) -> None:
         return
     count(control, N_BLOCKS_SEEN)
     block = find_block(control, address, i64(size))
-    # An unlisted block is one instruction, run again alone because it changed its own block.  No stop
-    # before it: the engine would forget that it is to run alone, and charge for the whole block again.
-    if block != 0 and load64(budget) <= 0 and _look(control):
+    alone = runs_alone(block)
+    # No stop between a store into its own block and the store's second run, alone: the engine would
+    # forget that it is to run alone, and the whole block would be charged once more.
+    if not alone and load64(budget) <= 0 and _look(control):
         return
     charge = block_instructions(block) * load64(control + COST_INSTRUCTION)
     store64(budget, load64(budget) - charge)
-    if load64(control + PATCHING) != 0:
+    if load64(control + PATCHING) != 0 and not alone:
         done = patch_block(control, block, address, i64(size), charge)
         count(control, N_PATCHED if done == PATCHED else N_UNPATCHED)
 

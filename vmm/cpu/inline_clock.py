@@ -67,7 +67,7 @@ def find_block(control: int, pc: int, size: int) -> int:
     """The descriptor of the block that starts at linear address ``pc``, or 0.
 
     The jump cache holds it unless the block was entered for the first time; then the engine's own
-    lookup does.  A one-instruction block made to step over self-modifying code is in neither.
+    lookup does.
     """
     folded = pc ^ (pc >> 6)
     slot = ((folded >> 6) & 0xFC0) | (folded & 0x3F)
@@ -85,6 +85,12 @@ def find_block(control: int, pc: int, size: int) -> int:
 def block_instructions(block: int) -> int:
     """Guest instructions of a block; one for the unlisted one-instruction blocks."""
     return load16(block + _TB_ICOUNT) if block != 0 else 1
+
+
+@native
+def runs_alone(block: int) -> bool:
+    """Is it the one-instruction block with which the engine steps over a store into its own block?"""
+    return block == 0 or load32(block + layout.TB_CFLAGS) & layout.TB_COUNT_MASK == 1
 
 
 @native

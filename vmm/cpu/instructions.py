@@ -255,9 +255,9 @@ def cpuid(env: int, back: int) -> None:
             eax, ebx, ecx, edx = load64(row + 16), load64(row + 24), load64(row + 32), load64(row + 40)
             break
         row += 8 * CPUID_ROW_WORDS
-    if (leaf == 1 or leaf == _EXTENDED_FEATURES) and edx & _CPUID_APIC:
-        if not call3(load64(control + PY_MSR_READ), _IA32_APIC_BASE, 0, 0) & _APIC_ENABLED:
-            edx &= ~_CPUID_APIC
+    if leaf == 1 or leaf == _EXTENDED_FEATURES:
+        enabled = call3(load64(control + PY_MSR_READ), _IA32_APIC_BASE, 0, 0) & _APIC_ENABLED
+        edx &= ~(0 if enabled else _CPUID_APIC)
     store64(env + _RAX, eax)
     store64(env + _RBX, ebx)
     store64(env + _RCX, ecx)

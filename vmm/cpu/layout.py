@@ -45,6 +45,9 @@ TLB_ADDR_WRITE = 8
 TB_PC = 0
 TB_SIZE = 20
 TB_ICOUNT = 22
+TB_CFLAGS = 24
+TB_COUNT_MASK = 0x7FFF
+"""cflags: longest block to make; 1 for one that steps over a store to its own code."""
 TB_CODE = 32
 TB_CODE_SIZE = 40
 

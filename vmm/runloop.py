@@ -1,0 +1,179 @@
+"""Running a machine: between two blocks, and from one stop to the next.
+
+The loop is single-threaded and returns between two blocks with nothing left undone that was due.
+While the guest runs its inputs enter in :meth:`RunLoop.serve` and nowhere else, after all else that
+was due at that time, so a replay delivers them in the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING
+
+from vmm.clock import NEVER_NS
+from vmm.cpu.cpu import Stop
+
+if TYPE_CHECKING:
+    from vmm.machine import Machine
+
+RESETS_MAX = 100
+"""Resets within one run after which a machine that only resets itself is given up."""
+
+
+class Ended(Enum):
+    """Why :meth:`vmm.machine.Machine.run` returned."""
+
+    TIME = "time"
+    """The virtual time that was asked for."""
+    DEBUG_EXIT = "debug-exit"
+    POWEROFF = "poweroff"
+    """The guest entered S5 (soft off), or halted with interrupts disabled: it will not run again."""
+    RESET = "reset"
+    """The guest asked for a reset (or shut down by a triple fault) and resets were not wanted."""
+    REQUEST = "request"
+    """Somebody called :meth:`vmm.machine.Machine.stop`."""
+    PAUSED = "paused"
+    """Something that watches the guest called :meth:`vmm.machine.Machine.pause`."""
+    IDLE = "idle"
+    """The guest waits for something that cannot come: no alarm, no input."""
+
+
+class RunLoop:
+    """One machine's loop, and what it has to know from one turn to the next."""
+
+    __slots__ = ("_machine", "_ready", "_resets", "_sources", "ended", "reset_wanted")
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._ready: set[int] = set()
+        self._resets = 0
+        self._sources: dict[int, tuple[str, Callable[[], None]]] = {}
+        self.ended: Ended | None = None
+        self.reset_wanted = False
+
+    # Sources of input
+
+    def listen_to_attached(self) -> None:
+        """Consoles and cards whose back ends can bring input."""
+        machine = self._machine
+        for console in machine.attached.consoles:
+            self._listen(console.fileno(), machine.serial.port, partial(machine.serial.pump, console))
+        for port in machine.nets:
+            self._listen(port.backend.fileno(), port.port, port.pump)
+
+    def _listen(self, descriptor: int, port: str, pump: Callable[[], None]) -> None:
+        if descriptor >= 0:
+            self._sources[descriptor] = (port, pump)
+            self._machine.pacer.watch(descriptor)
+
+    def expect_nothing_from(self, descriptor: int) -> None:
+        """This end of the host will bring no more input: nobody need wait for it."""
+        self._sources.pop(descriptor, None)
+        self._machine.pacer.watch(descriptor, False)
+
+    # Running
+
+    def end(self, reason: Ended) -> None:
+        """The guest's own end counts for more than that somebody wanted to look."""
+        if self.ended is None or self.ended is Ended.PAUSED:
+            self.ended = reason
+
+    def run(self, until_ns: int) -> Ended:
+        """Until virtual ``until_ns``, or until something of :class:`Ended` happens."""
+        self._resets = 0
+        try:
+            while True:
+                self._serve()
+                if self.ended is not None:
+                    ended, self.ended = self.ended, None
+                    return ended
+                if self._machine.clock.now_ns >= until_ns:
+                    return Ended.TIME
+                self._advance(until_ns)
+        finally:
+            self._machine.serial.show()
+
+    def _serve(self) -> None:
+        """Between two blocks: alarms, resets, inputs, in this order."""
+        machine = self._machine
+        machine.clock.fire_due()
+        if self.reset_wanted:
+            self._reset()
+        if machine.door.replayer is not None:
+            machine.door.replay_due(machine.state_hash)
+        self._take_inputs()
+        machine.serial.show()
+
+    def _take_inputs(self) -> None:
+        """What the host has, and what waited until its device has room."""
+        machine = self._machine
+        ready, self._ready = self._ready, set()
+        machine.serial.retry()
+        for port in machine.nets:
+            if port.rx_ready:
+                port.rx_ready = False
+                machine.door.retry(port.port)
+                port.pump()
+        for descriptor in sorted(ready):
+            self._sources[descriptor][1]()
+        for descriptor, (name, _) in self._sources.items():
+            machine.pacer.watch(descriptor, not machine.door.is_full(name))
+
+    def _advance(self, until_ns: int) -> None:
+        """Run to the next stop, or let a halted guest wait for its next alarm or input."""
+        machine = self._machine
+        cpu, pacer = machine.cpu, machine.pacer
+        self.ended = self._finished()
+        if self.ended is not None:
+            return
+        limit = min(until_ns, machine.door.next_ns)
+        if cpu.halted and not cpu.can_take_interrupt:
+            self._rest(limit)
+            return
+        machine.clock.set_limit(min(limit, pacer.limit_ns(machine.clock.now_ns)))
+        cpu.poll(pacer.descriptor)
+        stop = cpu.run()
+        if stop is Stop.HOST_INPUT:
+            self._ready = pacer.ready()
+        elif stop is Stop.SHUTDOWN:
+            self.reset_wanted = True
+        elif stop is Stop.DEADLINE and pacer.paced:
+            self._hold_back()
+
+    def _finished(self) -> Ended | None:
+        """A machine that ended stays so, however often it is run or resumed."""
+        machine = self._machine
+        if machine.devices["acpi-pm"].off:
+            return Ended.POWEROFF
+        if machine.exit_code is not None:
+            return Ended.DEBUG_EXIT
+        if machine.cpu.is_dead and not machine.cpu.can_take_interrupt:
+            return Ended.POWEROFF
+        return None
+
+    def _rest(self, limit_ns: int) -> None:
+        clock, pacer = self._machine.clock, self._machine.pacer
+        deadline = min(clock.next_deadline_ns, limit_ns)
+        if deadline == NEVER_NS and not pacer.can_wake:
+            self.ended = Ended.IDLE
+            return
+        reached, self._ready = pacer.rest(clock.now_ns, deadline)
+        clock.jump(reached)
+
+    def _hold_back(self) -> None:
+        """A paced guest that is ahead of the wall waits for it."""
+        now = self._machine.clock.now_ns
+        ahead = now - self._machine.pacer.wall_ns(now)
+        if ahead > 0:
+            self._ready = self._machine.pacer.ready(ahead)
+
+    def _reset(self) -> None:
+        """Start again, or end; a machine that ended so stays reset until it is switched on."""
+        machine = self._machine
+        self._resets += 1
+        if not machine.restart_on_reset or machine.boot is None or self._resets > RESETS_MAX:
+            self.ended = Ended.RESET
+            return
+        machine.power_on()
