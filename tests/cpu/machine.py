@@ -332,13 +332,17 @@ def _stubs() -> str:
     )
 
 
+def _copies(register: str, stack: str, word: int) -> str:
+    return "\n".join(
+        f"mov {register}, [{stack} + {(2 + field) * word}]\n mov [ebx + {8 * field}], {register}"
+        for field in range(7)
+    )
+
+
 def _handlers(bits: int) -> str:
     """Sixteen bytes a vector, then the common part."""
     a, b, sp, word, resume = (
         ("rax", "rbx", "rsp", 8, "r15") if bits == 64 else ("eax", "ebx", "esp", 4, "edi")
-    )
-    copies = "\n".join(
-        f"mov {a}, [{sp} + {(2 + field) * word}]\n mov [ebx + {8 * field}], {a}" for field in range(7)
     )
     vector, rip = f"[{sp} + {2 * word}]", f"[{sp} + {4 * word}]"
     return f"""
@@ -351,7 +355,7 @@ def _handlers(bits: int) -> str:
         and ebx, 63
         shl ebx, 6
         add ebx, {LOG + 0x40}
-        {copies}
+        {_copies(a, sp, word)}
         mov {a}, cr2
         mov [ebx + 56], {a}
         mov {a}, {vector}
