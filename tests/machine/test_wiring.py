@@ -387,13 +387,6 @@ def test_what_is_not_watched_is_not_seen(free: Pacer, pipe: tuple[int, int]) -> 
     assert not free.can_wake
 
 
-def test_closing_a_pacer_twice_is_closing_it_once() -> None:
-    pacer = Pacer(paced=False)
-    pacer.close()
-    pacer.close()
-    pacer.wake()
-
-
 def test_a_wait_for_ever_is_told_by_its_deadline(free: Pacer, pipe: tuple[int, int]) -> None:
     """Only input ends it: the time does not move."""
     free.watch(pipe[0])

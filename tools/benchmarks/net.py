@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from tools.benchmarks.emulator import Emulator
+from tools.benchmarks.emulator import MAC, Emulator
 from tools.benchmarks.host import ROOT, Unavailable, compiled, program
 from tools.benchmarks.measure import SIDES, Measure
 from tools.benchmarks.run import Run
@@ -100,6 +100,8 @@ def namespace(run: Run) -> Iterator[str]:
         run.finish([ip, "-n", name, "tuntap", "add", "dev", TAP, "mode", "tap", "vnet_hdr"])
         run.finish([ip, "-n", name, "addr", "add", HOST, "dev", TAP])
         run.finish([ip, "-n", name, "link", "set", TAP, "up"])
+        neighbour = [GUEST, "lladdr", MAC, "dev", TAP, "nud", "permanent"]  # restarts leave no failed entry
+        run.finish([ip, "-n", name, "neigh", "replace", *neighbour])
         yield name
     finally:
         run.finish([ip, "netns", "del", name])

@@ -10,14 +10,16 @@ Several machines may live in one process; each has its own engine.
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple
 
 from vmm.boot.entry import Entry
 from vmm.bus import Bus
 from vmm.clock import NEVER_NS, TimerClock
-from vmm.cpu import control, detour, layout, library, registers
+from vmm.cpu import control, detour, layout, library, registers, selfcheck
 from vmm.cpu.control import ControlBlock
 from vmm.cpu.engine import DEFAULT_COSTS, Costs, Engine
 from vmm.cpu.registers import CpuState, SegmentState
@@ -105,11 +107,29 @@ class _InterruptLine:
             self._block.look_now()
 
 
+@lru_cache(maxsize=1)
+def verdict() -> selfcheck.Verdict:
+    """The engine's self-check, once a process: EngineError when it is not what we know.
+
+    When only the rewriting of prologues misbehaves, machines use the plain hook: the same clock,
+    slower; the reason is said on standard error.
+    """
+    ram = Ram(1)
+    engine = Engine(ram, DEFAULT_COSTS, patching=True)
+    try:
+        found = selfcheck.verify(engine)
+    finally:
+        engine.close()
+    if not found.patching:
+        print(f"colo: the block clock is not inlined here: {found.reason}", file=sys.stderr)
+    return found
+
+
 class Cpu:
     """One x86-64 processor attached to ``ram``."""
 
     def __init__(self, ram: Ram, costs: Costs = DEFAULT_COSTS, *, patching: bool = True) -> None:
-        self._engine = Engine(ram, costs, patching=patching)
+        self._engine = Engine(ram, costs, patching=patching and verdict().patching)
         self._library = self._engine.library
         self._ram = ram
         self.env = self._engine.env

@@ -134,7 +134,7 @@ class Engine:
     def _map_ram(self, ram: Ram) -> None:
         code_pages = np.zeros(ram.size // PAGE_SIZE, np.uint8)
         self.block["CODE_PAGES"], self.block["CODE_PAGES_COUNT"] = code_pages.ctypes.data, len(code_pages)
-        self._keep.append(code_pages)
+        self._keep += [code_pages, ram]  # the engine holds bare pointers to both
         for address, offset, size in ram.regions:
             host = ctypes.c_void_p(ram.host_address + offset)
             mapped = self.library.uc_mem_map_ptr(self.uc, address, size, library.UC_PROT_ALL, host)

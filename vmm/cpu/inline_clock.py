@@ -45,6 +45,7 @@ _UNSET = 0x5BAD5BAD5BAD
 _STORED_EIP = 16
 """Index in the scratch words, after sixteen decoded registers, of what is stored to env->eip."""
 PROLOGUE_MAX = 120
+LOADS_MAX = 12
 
 _BUDGET_DISPLACEMENT = ENV_TO_BUDGET & 0xFFFFFFFF
 _CONTROL_DISPLACEMENT = ENV_TO_CONTROL & 0xFFFFFFFF
@@ -94,6 +95,56 @@ def runs_alone(block: int) -> bool:
 
 
 @native
+def _call_length(at: int) -> int:
+    """Bytes of the call instruction at ``at``; 0 if it is none."""
+    if load8(at) == 0xE8:  # call rel32
+        return 5
+    return 6 if load16(at) == 0x15FF else 0  # call [rip+d]
+
+
+@native
+def _call_target(at: int, length: int) -> int:
+    end = at + length
+    operand = end + _signed32(load32(end - 4))
+    return operand if length == 5 else load64(operand)
+
+
+@native
+def _follow_load(at: int, registers: int) -> int:
+    """Take note of the register load at ``at``; the address after it, or 0 when it is something else."""
+    rex = load8(at) if load8(at) & 0xF0 == 0x40 else 0
+    if rex != 0:
+        at += 1
+    opcode, modrm = load8(at), load8(at + 1)
+    reg = (modrm >> 3 & 7) | (rex & 4) << 1
+    rm = (modrm & 7) | (rex & 1) << 3
+    if 0xB8 <= opcode <= 0xBF:  # mov r, imm
+        rm = (opcode & 7) | (rex & 1) << 3
+        wide = rex & 8 != 0
+        store64(registers + 8 * rm, load64(at + 1) if wide else load32(at + 1))
+        return at + (9 if wide else 5)
+    if opcode == 0xC7 and rex == 0x48 and modrm == 0x85 and load32(at + 2) == _EIP:
+        store64(registers + 8 * _STORED_EIP, _signed32(load32(at + 6)))  # mov [rbp+eip], imm32
+        return at + 10
+    if opcode == 0xC7 and rex & 8 and modrm & 0xF8 == 0xC0:  # mov r, simm32
+        store64(registers + 8 * rm, _signed32(load32(at + 2)))
+        return at + 6
+    if opcode == 0x8D and rex & 8 and modrm & 0xC7 == 5:  # lea r, [rip+d]
+        store64(registers + 8 * reg, at + 6 + _signed32(load32(at + 2)))
+        return at + 6
+    if opcode == 0x89 and rex & 0xF9 == 0x48 and modrm & 0xC7 == 0x85 and load32(at + 2) == _EIP:
+        store64(registers + 8 * _STORED_EIP, load64(registers + 8 * reg))  # mov [rbp+eip], r
+        return at + 6
+    if opcode == 0x8B and rex & 8 and modrm >= 0xC0:  # mov r, r
+        store64(registers + 8 * reg, load64(registers + 8 * rm))
+        return at + 2
+    if opcode == 0x33 and modrm >= 0xC0 and reg == rm:  # xor r, r
+        store64(registers + 8 * reg, 0)
+        return at + 2
+    return 0
+
+
+@native
 def _decode(at: int, registers: int, target: int) -> int:
     """Follow register loads from ``at`` to a call of ``target``.
 
@@ -102,46 +153,12 @@ def _decode(at: int, registers: int, target: int) -> int:
     """
     for index in range(17):
         store64(registers + 8 * index, _UNSET)
-    for _ in range(12):
-        rex = 0
-        opcode = load8(at)
-        if opcode & 0xF0 == 0x40:
-            rex = opcode
-            at += 1
-            opcode = load8(at)
-        modrm = load8(at + 1)
-        reg = (modrm >> 3 & 7) | (rex & 4) << 1
-        rm = (modrm & 7) | (rex & 1) << 3
-        if 0xB8 <= opcode <= 0xBF:  # mov r, imm
-            rm = (opcode & 7) | (rex & 1) << 3
-            wide = rex & 8 != 0
-            store64(registers + 8 * rm, load64(at + 1) if wide else load32(at + 1))
-            at += 9 if wide else 5
-        elif opcode == 0xC7 and rex == 0x48 and modrm == 0x85 and load32(at + 2) == _EIP:
-            store64(registers + 8 * _STORED_EIP, _signed32(load32(at + 6)))  # mov [rbp+eip], imm32
-            at += 10
-        elif opcode == 0xC7 and rex & 8 and modrm & 0xF8 == 0xC0:  # mov r, simm32
-            store64(registers + 8 * rm, _signed32(load32(at + 2)))
-            at += 6
-        elif opcode == 0x8D and rex & 8 and modrm & 0xC7 == 5:  # lea r, [rip+d]
-            at += 6
-            store64(registers + 8 * reg, at + _signed32(load32(at - 4)))
-        elif opcode == 0x89 and rex & 0xF9 == 0x48 and modrm & 0xC7 == 0x85 and load32(at + 2) == _EIP:
-            store64(registers + 8 * _STORED_EIP, load64(registers + 8 * reg))  # mov [rbp+eip], r
-            at += 6
-        elif opcode == 0x8B and rex & 8 and modrm >= 0xC0:  # mov r, r
-            store64(registers + 8 * reg, load64(registers + 8 * rm))
-            at += 2
-        elif opcode == 0x33 and modrm >= 0xC0 and reg == rm:  # xor r, r
-            store64(registers + 8 * reg, 0)
-            at += 2
-        elif opcode == 0xE8:  # call rel32
-            at += 5
-            return at if at + _signed32(load32(at - 4)) == target else 0
-        elif opcode == 0xFF and modrm == 0x15:  # call [rip+d]
-            at += 6
-            return at if load64(at + _signed32(load32(at - 4))) == target else 0
-        else:
+    for _ in range(LOADS_MAX):
+        length = _call_length(at)
+        if length != 0:
+            return at + length if _call_target(at, length) == target else 0
+        at = _follow_load(at, registers)
+        if at == 0:
             return 0
     return 0
 
