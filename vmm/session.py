@@ -10,7 +10,7 @@ completed the text, so two runs of one script stop at the same virtual time.
 
 from __future__ import annotations
 
-from vmm.backends.script import PlainText, Script, ScriptRunner
+from vmm.backends.script import PlainText
 from vmm.errors import ScriptError
 from vmm.machine import Ended, Machine
 
@@ -80,29 +80,3 @@ class Session:
         self.send(line + "\n")
         output = self.expect(prompt, within_s).removesuffix(prompt).replace("\r", "")
         return output.partition("\n")[2]
-
-    def run_script(self, script: Script) -> None:
-        """Run a whole script (:mod:`vmm.backends.script`); ScriptError names its line."""
-        machine = self._machine
-        runner = ScriptRunner(script, machine.clock.now_ns)
-        heard = b""
-        try:
-            while True:
-                for data in runner.feed(heard, machine.clock.now_ns):
-                    machine.serial.send(data)
-                if runner.finished:
-                    return
-                runner.check(machine.clock.now_ns)
-                self._awaited = runner.awaited
-                ended = machine.run(runner.next_deadline_ns)
-                heard = self._fresh()
-                if ended not in (Ended.PAUSED, Ended.TIME):
-                    runner.feed(heard, machine.clock.now_ns)
-                    if runner.at < len(script.steps):
-                        raise ScriptError(
-                            f"{script.name}: the machine ended ({ended.value}) before line"
-                            f" {script.steps[runner.at].line} of the script"
-                        )
-                    return
-        finally:
-            self._awaited = -1
