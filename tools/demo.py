@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import vmm.guest
-from vmm.backends.script import Script
+from vmm.backends.script import PlainText, Script
 from vmm.errors import VmmError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +64,8 @@ class Steps:
 
 def printable(text: str) -> str:
     """A guest's line without what would move the cursor."""
-    return "".join(char for char in text if char.isprintable())
+    plain = PlainText().feed(text.encode()).decode(errors="replace")
+    return "".join(char for char in plain if char.isprintable())
 
 
 @dataclass(frozen=True)

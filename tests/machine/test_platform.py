@@ -56,7 +56,7 @@ def test_serial_interrupt_with_all_modem_outputs_off() -> None:
 
 
 def test_local_apic_switched_off_and_on() -> None:
-    """CPUID follows IA32_APIC_BASE, and so does the register window (SDM vol. 3 11.4.3)."""
+    """CPUID follows IA32_APIC_BASE (SDM vol. 3 11.4.3)."""
     source = f"""
         xor ax, ax
         mov ds, ax
