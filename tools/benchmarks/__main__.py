@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -89,7 +90,13 @@ def main() -> int:
     return 1 if missing else 0
 
 
+def ended(_number: int, _frame: object) -> None:
+    """SIGTERM: leave in order, so that emulators, files and the network namespace go too."""
+    sys.exit(143)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, ended)
     try:
         sys.exit(main())
     except KeyboardInterrupt:

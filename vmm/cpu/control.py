@@ -74,6 +74,7 @@ from vmm.cpu import layout
     FN_EMU_STOP,
     FN_EPOLL_WAIT,
     FN_INVALIDATE,
+    FN_TLB_FILL,
     FN_LOAD_CODE,
     # the first piece of RAM (vmm.cpu.regions)
     FN_FIND_REGION,
@@ -105,7 +106,7 @@ from vmm.cpu import layout
     N_CPUID,
     N_MSR,
     N_GENERAL_PROTECTION,
-) = range(0, 8 * 69, 8)
+) = range(0, 8 * 70, 8)
 """Byte offsets of the words."""
 
 _OFFSET = {name: value for name, value in dict(globals()).items() if name.isupper() and type(value) is int}

@@ -86,6 +86,7 @@ class Engine:
         self._fill_block(costs, patching)
         self._map_ram(ram)
         self._shortcut_low_ram(ram)
+        self._take_over_tlb_fill()
         for kind, name in (
             (library.UC_HOOK_BLOCK, "on_block"),
             (library.UC_HOOK_INTR, "on_exception"),
@@ -150,6 +151,15 @@ class Engine:
         self.block["FN_FIND_REGION"], self.block["LOW_REGION"] = pointer.value, region
         self.block["LOW_END"] = ram.regions[0][2]
         pointer.value = self.callbacks["find_region"]
+
+    def _take_over_tlb_fill(self) -> None:
+        """The class of this processor object is its own, so nobody else's pointer changes."""
+        own_class = ctypes.c_uint64.from_address(self.cpu + layout.CPU_CLASS).value
+        pointer = ctypes.c_uint64.from_address(own_class + layout.CLASS_TLB_FILL)
+        if pointer.value != self.library.address("x86_cpu_tlb_fill_x86_64"):
+            raise EngineError(f"CPUClass.tlb_fill is not where it was; {library.supported()}")
+        self.block["FN_TLB_FILL"] = pointer.value
+        pointer.value = self.callbacks["fill"]
 
     def map_holes(self, ram: Ram) -> None:
         """Everything that is not RAM goes to the MMIO callbacks."""

@@ -28,6 +28,9 @@ CPU_ENV_PTR = 296
 CPU_TB_JMP_CACHE = 312
 CPU_HALTED = 33176
 CPU_EXCEPTION_INDEX = 33184
+CPU_CLASS = 33200
+CLASS_TLB_FILL = 72
+"""In CPUClass: pointer to the function that translates an address and fills a TLB entry."""
 
 CPU_TLB_DIRTY = 33216
 CPU_TLB_MODES = 3

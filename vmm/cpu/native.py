@@ -127,9 +127,17 @@ def _call5(_typing: Any, _function: Any, _a: Any, _b: Any, _c: Any, _d: Any, _e:
     return i64(i64, i64, i64, i64, i64, i64), _generate_call(_WORD, 5)
 
 
+@intrinsic
+def _call7(
+    _typing: Any, _function: Any, _a: Any, _b: Any, _c: Any, _d: Any, _e: Any, _f: Any, _g: Any
+) -> Any:
+    return i64(*[i64] * 8), _generate_call(_WORD, 7)
+
+
 call1: Callable[[int, int], int] = cast(Any, _call1)
 """``call1(function, a) -> int64``: a C call through a pointer, with one 64-bit argument."""
 call2: Callable[[int, int, int], int] = cast(Any, _call2)
 call3: Callable[[int, int, int, int], int] = cast(Any, _call3)
 call4: Callable[[int, int, int, int, int], int] = cast(Any, _call4)
 call5: Callable[[int, int, int, int, int, int], int] = cast(Any, _call5)
+call7: Callable[[int, int, int, int, int, int, int, int], int] = cast(Any, _call7)
