@@ -219,6 +219,12 @@ def test_what_a_device_raises_reaches_the_caller_of_run() -> None:
         def write(self, offset: int, size: int, value: int) -> None:
             raise AssertionError("planted")
 
+        def reset(self) -> None:
+            """Nothing is kept."""
+
+        def restored(self) -> None:
+            """Nothing is derived."""
+
     with machine("mov dx, 0x700\nin al, dx\njmp next\nnext: out dx, al\nspin: jmp spin") as pc:
         pc.ports.claim(0x700, 1, Broken(), "a broken device")
         with pytest.raises(ConfigError, match="planted"):

@@ -24,6 +24,7 @@ from vmm.guest import BuiltGuest
 from vmm.launch import LaunchOptions
 from vmm.machine import Backends, Ended, Machine
 from vmm.record import FRAME, PREAMBLE, Input, Output, Record
+from vmm.session import Session
 from vmm.state import pack
 
 TYPED = b"pack my box with five dozen jugs of ale; then type ahead"
@@ -188,6 +189,7 @@ def test_frames_over_a_stream_socket(tmp_path: Path) -> None:
     cable = Stream(str(tmp_path / "cable"), server=True)
     with multiboot("udpecho", backends=Backends([cable]), paced=True) as pc:
         recording.start(pc, log)
+        Session(pc).expect("GUEST-READY udpecho", within_s=1)  # before, frames are lost as on any cable
         client = Client(tmp_path / "cable", pc)
         client.start()
         assert pc.run(60 * SECOND) is Ended.REQUEST

@@ -2,7 +2,7 @@
 
 The processor is what the engine implements well: x86-64-v2 (SSE4.2, POPCNT, CMPXCHG16B) with AES,
 carry-less multiply, MOVBE, FSGSBASE, SMEP, 1 GiB pages; SYSRET and segment rules are AMD's, so the vendor
-is too, and family and model are the engine's own.  Left out although the engine has them: XSAVE and
+is too.  Left out although the engine has them: XSAVE and
 ERMS (slower than the plain forms here), SMAP (two more blocks in every copy from user space),
 RDRAND and RDSEED (host randomness), SVM, MTRR and machine check (stubs in the engine).  The engine has
 no AVX.
@@ -24,8 +24,8 @@ from vmm.cpu.constants import CPUID_ANY_SUBLEAF, PHYSICAL_BITS
 VENDOR = b"AuthenticAMD"
 HYPERVISOR = b"ColoVMM\0\0\0\0\0"
 BRAND = b"colo-vmm virtual CPU (Unicorn 2.1.4 TCG)"
-SIGNATURE = 0x00000663
-"""Family 6, model 6, stepping 3."""
+SIGNATURE = 0x00060FB1
+"""Family 15, model 107, stepping 1: a K8 whose REP MOVS and REP STOS kernels are told to trust."""
 TSC_KHZ = 1_000_000
 LINEAR_BITS = 48
 
