@@ -4,7 +4,8 @@ Claims are made once, by the board.  A claim without a device documents what is 
 ("COM2, not fitted"); it reads as all ones like anything unclaimed but is not a surprise.  Accesses
 that nobody claimed are counted in ``surprises``, never raised: they are the guest's business.
 
-Lookup is a dictionary for small ranges (ports) and a binary search for large ones (memory).
+Lookup is a dictionary of addresses for small ranges (ports), one of pages for ranges of whole pages
+(most of memory), and a binary search for what is left.
 """
 
 from __future__ import annotations
@@ -35,19 +36,21 @@ class Claim:
 
 
 SMALL = 256
-"""Ranges up to this many addresses are found by dictionary."""
+"""Ranges up to this many addresses are found by a dictionary of addresses."""
+PAGE = 4096
 
 
 class Bus:
     """A map from address ranges to devices."""
 
-    __slots__ = ("_at", "_bases", "_claims", "name", "surprises")
+    __slots__ = ("_at", "_bases", "_claims", "_pages", "name", "surprises")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._claims: list[Claim] = []
         self._bases: list[int] = []
         self._at: dict[int, Claim] = {}
+        self._pages: dict[int, Claim] = {}
         self.surprises: Counter[int] = Counter()
 
     def claim(self, base: int, length: int, device: IoDevice | None, what: str) -> Claim:
@@ -62,21 +65,32 @@ class Bus:
         at = bisect_right(self._bases, base)
         self._bases.insert(at, base)
         self._claims.insert(at, made)
-        if length <= SMALL:
-            self._at.update(dict.fromkeys(range(base, base + length), made))
+        self._index(made, made)
         return made
 
     def release(self, claim: Claim) -> None:
         """Take a claim back (a PCI function whose BAR moves)."""
         at = self._claims.index(claim)
         del self._claims[at], self._bases[at]
+        self._index(claim, None)
+
+    def _index(self, claim: Claim, found: Claim | None) -> None:
+        """Let the dictionaries find ``found`` where ``claim`` lies, or no longer anything."""
         if claim.length <= SMALL:
-            for address in range(claim.base, claim.end):
-                del self._at[address]
+            index, keys = self._at, range(claim.base, claim.end)
+        elif not (claim.base | claim.length) % PAGE:
+            index, keys = self._pages, range(claim.base // PAGE, claim.end // PAGE)
+        else:
+            return
+        for key in keys:
+            if found is None:
+                del index[key]
+            else:
+                index[key] = found
 
     def find(self, address: int) -> Claim | None:
         """The claim that covers ``address``, or None."""
-        claim = self._at.get(address)
+        claim = self._at.get(address) or self._pages.get(address // PAGE)
         if claim is not None:
             return claim
         at = bisect_right(self._bases, address) - 1
@@ -85,7 +99,7 @@ class Bus:
         return None
 
     def read(self, address: int, size: int) -> int:
-        claim = self._at.get(address) or self.find(address)
+        claim = self._at.get(address) or self._pages.get(address >> 12) or self.find(address)
         if claim is None:
             self._surprised(address)
             return all_ones(size)
@@ -94,7 +108,7 @@ class Bus:
         return claim.device.read(address - claim.base, size)
 
     def write(self, address: int, size: int, value: int) -> None:
-        claim = self._at.get(address) or self.find(address)
+        claim = self._at.get(address) or self._pages.get(address >> 12) or self.find(address)
         if claim is None:
             self._surprised(address)
         elif claim.device is not None:

@@ -24,10 +24,10 @@ from vmm.cpu.control import ControlBlock
 from vmm.cpu.engine import DEFAULT_COSTS, Costs, Engine
 from vmm.cpu.registers import CpuState, SegmentState
 from vmm.errors import EngineError
-from vmm.ram import Ram
+from vmm.ram import HIGH_BASE, Ram
 
 _DOUBLE_FAULT = 8
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint64)
 
 
 class Stop(Enum):
@@ -132,6 +132,9 @@ class Cpu:
         self._engine = Engine(ram, costs, patching=patching and verdict().patching)
         self._library = self._engine.library
         self._ram = ram
+        self._invalidate = self._library.tb_invalidate_phys_range_x86_64
+        self._code_pages = self._engine.code_pages.data
+        self._low_end = ram.regions[0][2]
         self.env = self._engine.env
         self.block = self._engine.block
         self.clock = CpuClock(self.block, NEVER_NS)
@@ -146,39 +149,73 @@ class Cpu:
         """Connect the board; once, before the first run."""
         ports, mmio = board.ports, board.mmio
 
-        def tpr(write: int, value: int, _: int) -> int:
-            if not write:
+        def tpr(writing: int, value: int, _: int) -> int:
+            if not writing:
                 return board.read_tpr()
             board.write_tpr(value)
             return 0
 
-        answers: dict[str, Callable[[int, int, int], int | None]] = {
-            "PY_PORT_IN": lambda port, size, _: ports.read(port, size),
-            "PY_PORT_OUT": lambda port, size, value: ports.write(port, size, value),
-            "PY_MMIO_READ": lambda address, size, _: mmio.read(address, size),
-            "PY_MMIO_WRITE": lambda address, size, value: mmio.write(address, size, _unsigned(value, size)),
-            "PY_ACKNOWLEDGE": lambda _a, _b, _c: board.acknowledge(),
-            "PY_MSR_READ": lambda register, _b, _c: board.read_msr(register),
-            "PY_MSR_WRITE": lambda register, value, _: int(board.write_msr(register, value & _WORD)),
+        reads: dict[str, Callable[[int, int], int]] = {
+            "PY_PORT_IN": ports.read,
+            "PY_MMIO_READ": mmio.read,
+            "PY_MSR_READ": lambda register, _: board.read_msr(register),
+            "PY_ACKNOWLEDGE": lambda _a, _b: board.acknowledge(),
+        }
+        writes: dict[str, Callable[[int, int, int], object]] = {
+            "PY_PORT_OUT": ports.write,
+            "PY_MMIO_WRITE": mmio.write,
+        }
+        answers: dict[str, Callable[[int, int, int], int]] = {
+            "PY_MSR_WRITE": lambda register, _, value: int(board.write_msr(register, value)),
             "PY_TPR": tpr,
         }
+        for word, read in reads.items():
+            self._answer(word, self._guarded_read(read))
+        for word, write in writes.items():
+            self._answer(word, self._guarded_write(write))
         for word, answer in answers.items():
-            pointer = _CALLBACK(self._guarded(answer))
-            self._answers.append(pointer)
-            self.block[word] = ctypes.cast(pointer, ctypes.c_void_p).value or 0
+            self._answer(word, self._guarded(answer))
         self._engine.map_holes(self._ram)
 
-    def _guarded(self, answer: Callable[[int, int, int], int | None]) -> Callable[[int, int, int], int]:
-        """No exception may cross native frames: keep the first, stop, and raise it from run()."""
+    def _answer(self, word: str, function: Callable[[int, int, int], int]) -> None:
+        pointer = _CALLBACK(function)
+        self._answers.append(pointer)
+        self.block[word] = ctypes.cast(pointer, ctypes.c_void_p).value or 0
 
+    # No exception may cross native frames: the first is kept, the guest stops, run() raises it.
+    # Reads and writes have a guard each: one call less on the busiest path there is.
+
+    def _failed(self, failure: BaseException) -> int:
+        if self._failure is None:
+            self._failure = failure
+        self.request_stop()
+        return 0
+
+    def _guarded_read(self, read: Callable[[int, int], int]) -> Callable[[int, int, int], int]:
+        def call(a: int, b: int, _: int) -> int:
+            try:
+                return read(a, b)
+            except BaseException as exc:
+                return self._failed(exc)
+
+        return call
+
+    def _guarded_write(self, write: Callable[[int, int, int], object]) -> Callable[[int, int, int], int]:
         def call(a: int, b: int, c: int) -> int:
             try:
-                return answer(a, b, c) or 0
+                write(a, b, c)
             except BaseException as exc:
-                if self._failure is None:
-                    self._failure = exc
-                self.request_stop()
-                return 0
+                return self._failed(exc)
+            return 0
+
+        return call
+
+    def _guarded(self, answer: Callable[[int, int, int], int]) -> Callable[[int, int, int], int]:
+        def call(a: int, b: int, c: int) -> int:
+            try:
+                return answer(a, b, c)
+            except BaseException as exc:
+                return self._failed(exc)
 
         return call
 
@@ -257,8 +294,11 @@ class Cpu:
     # Memory
 
     def invalidate(self, address: int, size: int) -> None:
-        """RAM changed behind the engine's back: forget code translated from there."""
-        self._library.tb_invalidate_phys_range_x86_64(self._engine.uc, address, address + size)
+        """RAM changed behind the engine's back: forget code translated from there, if there is any."""
+        offset = address if address < self._low_end else address - HIGH_BASE + self._low_end
+        first, last = offset >> 12, (offset + size - 1) >> 12
+        if self._code_pages[first] or (first != last and any(self._code_pages[first : last + 1])):
+            self._invalidate(self._engine.uc, address, address + size)
 
     def flush(self) -> None:
         """Forget all translated code and all address translations."""
@@ -336,12 +376,7 @@ class Cpu:
         self.flush()
 
 
-_WORD = (1 << 64) - 1
 _IF = 0x200
-
-
-def _unsigned(value: int, size: int) -> int:
-    return value & ((1 << (8 * size)) - 1)
 
 
 def _state_of(entry: Entry, now_ns: int) -> CpuState:

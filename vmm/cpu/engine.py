@@ -75,7 +75,7 @@ def describe() -> str:
 class Engine:
     """A running Unicorn with its control block.  ``uc``, ``cpu`` and ``env`` are host addresses."""
 
-    __slots__ = ("_keep", "block", "callbacks", "cpu", "env", "library", "uc")
+    __slots__ = ("_keep", "block", "callbacks", "code_pages", "cpu", "env", "library", "uc")
 
     def __init__(self, ram: Ram, costs: Costs, *, patching: bool) -> None:
         self.library, self.callbacks, wrapped = _loaded()
@@ -133,7 +133,7 @@ class Engine:
         block.attach(self.cpu)
 
     def _map_ram(self, ram: Ram) -> None:
-        code_pages = np.zeros(ram.size // PAGE_SIZE, np.uint8)
+        self.code_pages = code_pages = np.zeros(ram.size // PAGE_SIZE, np.uint8)
         self.block["CODE_PAGES"], self.block["CODE_PAGES_COUNT"] = code_pages.ctypes.data, len(code_pages)
         self._keep += [code_pages, ram]  # the engine holds bare pointers to both
         for address, offset, size in ram.regions:

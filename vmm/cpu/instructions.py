@@ -192,6 +192,8 @@ def mmio_write(uc: int, offset: int, size: int, value: int, region: int) -> None
     control = load64(region)
     count(control, N_MMIO)
     charge_ns(control, load64(control + COST_ACCESS))
+    if size < 8:
+        value &= (1 << (8 * i64(size))) - 1
     call3(load64(control + PY_MMIO_WRITE), _mmio_address(region, offset), i64(size), value)
 
 

@@ -61,7 +61,7 @@ def _accepts(control: int, env: int, row: int, value: int) -> bool:
         store64(env + offset, value - now(control))
         return True
     if kind == BOARD:
-        return call3(load64(control + PY_MSR_WRITE), load64(row), value, 0) != 0
+        return call3(load64(control + PY_MSR_WRITE), load64(row), 0, value) != 0
     if kind == CANONICAL and not _is_canonical(value):
         return False
     if value & ~mask:
