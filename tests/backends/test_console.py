@@ -207,8 +207,9 @@ def test_closed_standard_input_says_what_to_type() -> None:
 
 
 CHILD = """
-import os, select, sys
+import os, select, signal, sys
 from vmm.backends.console import Terminal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 terminal = Terminal(0, 0)
 def end(): {end}
 with terminal:
