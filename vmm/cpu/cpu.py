@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from functools import lru_cache
 from typing import NamedTuple
@@ -142,6 +144,7 @@ class Cpu:
         self.interrupt_line = _InterruptLine(self.block)
         self._failure: BaseException | None = None
         self._answers: list[object] = []
+        self._guards: list[object] = []
         self.halted = False
         ram.on_write = self.invalidate
 
@@ -179,6 +182,7 @@ class Cpu:
 
     def _answer(self, word: str, function: Callable[[int, int, int], int]) -> None:
         pointer = _CALLBACK(function)
+        self._guards.append(function)
         self._answers.append(pointer)
         self.block[word] = ctypes.cast(pointer, ctypes.c_void_p).value or 0
 
@@ -235,7 +239,8 @@ class Cpu:
         self.halted = False
         detour.running.enter(block.address)
         rip = ctypes.c_uint64.from_address(self.env + layout.EIP).value
-        error = self._library.uc_emu_start(self._engine.uc, rip, 0, 0, 0)
+        with self._nothing_lost():
+            error = self._library.uc_emu_start(self._engine.uc, rip, 0, 0, 0)
         if self._failure is not None:
             failure, self._failure = self._failure, None
             block["STOP_REQUEST"] = 0
@@ -244,6 +249,30 @@ class Cpu:
             reason = self._library.uc_strerror(error).decode()
             raise EngineError(f"the engine stopped at rip {self.rip:#x}: {reason} (error {error})")
         return self._stop_reason()
+
+    @contextmanager
+    def _nothing_lost(self) -> Iterator[None]:
+        """Keep what a signal handler raises on the way into a guard, before its ``try``.
+
+        Python runs handlers in the main thread, wherever it happens to be; ctypes hands what is raised
+        there to ``sys.unraisablehook`` and the access that was to be made answers 0.
+        """
+        if threading.get_ident() != threading.main_thread().ident:
+            yield
+            return
+        outer = sys.unraisablehook
+
+        def keep(lost: sys.UnraisableHookArgs) -> None:
+            if lost.object in self._guards and lost.exc_value is not None:
+                self._failed(lost.exc_value)
+            else:
+                outer(lost)
+
+        sys.unraisablehook = keep
+        try:
+            yield
+        finally:
+            sys.unraisablehook = outer
 
     def _stop_reason(self) -> Stop:
         reason = _REASONS[self.block["REASON"]]
