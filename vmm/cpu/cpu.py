@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 from vmm.boot.entry import Entry
 from vmm.bus import Bus
-from vmm.clock import NEVER_NS, TimerClock
+from vmm.clock import NEVER_NS
 from vmm.cpu import control, detour, layout, library, registers, selfcheck
 from vmm.cpu.control import ControlBlock
+from vmm.cpu.cpu_clock import CpuClock
 from vmm.cpu.engine import DEFAULT_COSTS, Costs, Engine
 from vmm.cpu.registers import CpuState, SegmentState
 from vmm.errors import EngineError
@@ -61,38 +62,6 @@ class Questions(NamedTuple):
     write_msr: Callable[[int, int], bool]
     read_tpr: Callable[[], int]
     write_tpr: Callable[[int], None]
-
-
-class CpuClock(TimerClock):
-    """Virtual time, kept by the guest's execution; a new deadline reaches the native code at once."""
-
-    __slots__ = ("_block", "limit_ns")
-
-    def __init__(self, block: ControlBlock, limit_ns: int) -> None:
-        super().__init__()
-        self._block = block
-        self.limit_ns = limit_ns
-
-    @property
-    def now_ns(self) -> int:
-        return self._block.now_ns
-
-    def rearmed(self) -> None:
-        super().rearmed()
-        deadline = min(self.next_deadline_ns, self.limit_ns)
-        self._block["DEADLINE"] = deadline
-        block = self._block
-        waiting = block["INTR"] or block["NMI"] or block["STOP_REQUEST"]
-        block.look_at(0 if waiting else deadline)
-
-    def jump(self, time_ns: int) -> None:
-        """A halted guest's clock goes on to ``time_ns``."""
-        self._block.now_ns = max(time_ns, self._block.now_ns)
-
-    def set_limit(self, limit_ns: int) -> None:
-        """The run loop's own deadline, besides the devices'."""
-        self.limit_ns = limit_ns
-        self.rearmed()
 
 
 class _InterruptLine:
