@@ -300,7 +300,8 @@ def test_many_machines_one_after_another_leave_nothing_open() -> None:
     for _ in range(5):
         with machine(FOREVER) as pc:
             pc.run(MS)
-    assert descriptors() == before
+    gc.collect()
+    assert descriptors() <= before  # fewer: what an earlier test had left to the collector
 
 
 # Modes of time
