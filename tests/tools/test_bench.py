@@ -34,8 +34,11 @@ def test_costs_beside_qemu(tool: Callable[[str], str], tmp_path: Path) -> None:
     for result in document["results"]:
         samples = result["samples"]
         assert len(samples[OURS]) == len(samples[QEMU]) == 1
-        assert samples[OURS][0] > 0
-        assert samples[QEMU][0] >= 0  # --quick repeats the cheapest too seldom to see them
+        # --quick repeats the cheapest operations too seldom to see each of them
+        assert samples[OURS][0] >= 0
+        assert samples[QEMU][0] >= 0
+    for side in (OURS, QEMU):
+        assert any(result["samples"][side][0] > 0 for result in document["results"])
 
 
 def test_without_qemu_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
