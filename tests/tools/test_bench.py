@@ -34,11 +34,11 @@ def test_costs_beside_qemu(tool: Callable[[str], str], tmp_path: Path) -> None:
     for result in document["results"]:
         samples = result["samples"]
         assert len(samples[OURS]) == len(samples[QEMU]) == 1
-        # --quick repeats the cheapest operations too seldom to see each of them
-        assert samples[OURS][0] >= 0
-        assert samples[QEMU][0] >= 0
-    for side in (OURS, QEMU):
-        assert any(result["samples"][side][0] > 0 for result in document["results"])
+        # a loop's cost is a difference: --quick repeats the cheapest too seldom to see them
+        costly = any(word in result["name"] for word in ("#PF", "MOV CR3"))
+        for side in (OURS, QEMU):
+            assert samples[side][0] > 0 if costly else samples[side][0] >= 0, result
+    assert sum("#PF" in result["name"] or "MOV CR3" in result["name"] for result in document["results"]) >= 2
 
 
 def test_without_qemu_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
