@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from colo import cli_control, cli_machine, cli_node, cli_up
+
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 STATUSES = """\
@@ -30,6 +32,7 @@ examples:
   colo run linux                       a Linux to type into; Ctrl-] then q leaves
   colo run linux --exit-on 'GUEST-READY linux' --save booted.snapshot
   colo run --load booted.snapshot      go on there, in any process, in half a second
+  colo up redis --publish 6379         a Redis that survives kill -9; colo status, colo kill primary
   colo guest list                      what there is to run
 
 {STATUSES}"""
@@ -98,34 +101,10 @@ def seconds(text: str) -> int:
     return int(value * 10**9)
 
 
-def epoch(text: str) -> int:
-    """A date of the real-time clock, or seconds since 1970."""
-    if text.isdecimal():
-        value = int(text)
-    else:
-        from datetime import UTC, datetime
-
-        try:
-            value = int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp())
-        except ValueError:
-            value = -1
-    if not 0 <= value < 1 << 32:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a date (2026-01-31T12:00:00) nor seconds since 1970"
-        )
-    return value
-
-
-def mebibytes(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of MiB")
-    return int(text)
-
-
 def parser() -> Parser:
     top = Parser(
         prog="colo",
-        description="A deterministic x86-64 PC that boots unmodified Linux.",
+        description="A deterministic x86-64 PC that boots unmodified Linux, and pairs of them.",
         epilog=OVERVIEW,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -133,6 +112,10 @@ def parser() -> Parser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     _add_run(commands)
     _add_guest(commands)
+    cli_up.add_parser(commands)
+    cli_control.add_parsers(commands)
+    cli_node.add_parser(commands)
+    _add_certs(commands)
     layout = commands.add_parser("layout", help="what a machine's state consists of, and its digest")
     layout.add_argument("snapshot", nargs="?", metavar="SNAPSHOT", help="of the machine in this snapshot")
     layout.add_argument("--json", action="store_true", help="as one JSON object")
@@ -147,56 +130,9 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
         epilog=RUN_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_boot(run.add_argument_group("what to boot"))
-    _add_board(run.add_argument_group("the machine"))
+    cli_machine.add_boot(run.add_argument_group("what to boot"))
+    cli_machine.add_board(run.add_argument_group("the machine"))
     _add_ending(run.add_argument_group("how the run goes"))
-
-
-def _add_boot(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("guest", nargs="?", metavar="GUEST", help="a guest by name: colo guest list")
-    add("--kernel", metavar="FILE", help="a Linux bzImage or vmlinux")
-    add("--initrd", metavar="FILE", help="its initial RAM disk")
-    add("--multiboot", metavar="FILE", help="a Multiboot kernel (ELF)")
-    add(
-        "--module", metavar="FILE", action="append", default=[], help="a boot module; 'FILE WORDS' adds words"
-    )
-    add(
-        "--boot-sector",
-        metavar="FILE",
-        help="a disk image that starts with a boot sector; also the first IDE disk",
-    )
-    add("--append", metavar="STR", help="the kernel's command line; after a guest's own, with GUEST")
-    add("--load", metavar="SNAPSHOT", help="go on from a snapshot; its disks and cards are given again")
-
-
-def _add_board(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--ram", metavar="MIB", type=mebibytes, help="default 256, or what the guest wants")
-    add(
-        "--disk",
-        metavar="FILE[,ro][,ide][,overlay]",
-        action="append",
-        default=[],
-        help="a raw image on virtio-blk, or ide; overlay keeps changes in memory and in snapshots",
-    )
-    add(
-        "--net",
-        metavar="WHERE",
-        action="append",
-        default=[],
-        help="a network card: tap=NAME, stream=PATH[,server], hub=DIRECTORY, or none (plugged into nothing)",
-    )
-    add(
-        "--pcap",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="capture the card's frames; again for the next card",
-    )
-    add("--seed", metavar="TEXT", help="of the random numbers that the guest gets")
-    add("--epoch", metavar="DATE", type=epoch, help="the real-time clock at power-on; default 2026-01-01")
-    add("--no-reboot", action="store_true", help="a reset ends the run (a Linux panic resets with panic=-1)")
 
 
 def _add_ending(group: argparse._ArgumentGroup) -> None:
@@ -246,11 +182,25 @@ def _add_guest(commands: argparse._SubParsersAction[Parser]) -> None:
         each.add_argument("--json", action="store_true", help="as JSON")
 
 
+def _add_certs(commands: argparse._SubParsersAction[Parser]) -> None:
+    certs = commands.add_parser("certs", help="certificates for links between hosts")
+    certs.add_argument("directory", metavar="DIR", help="where they are, and the authority's key")
+    certs.add_argument(
+        "--host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="make one for a node that is reached under this DNS name or IP address",
+    )
+    certs.add_argument("--json", action="store_true", help="the files, as one JSON object")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status."""
     options = parser().parse_args(arguments)
     # numpy would start a thread for each CPU, for linear algebra that nobody does here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from colo.errors import ColoError
     from vmm.errors import ConfigError, VmmError
 
     try:
@@ -258,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as exc:
         print(f"colo: {exc}", file=sys.stderr)
         return EXIT_USAGE
-    except VmmError as exc:
+    except (ColoError, VmmError) as exc:
         print(f"colo: {exc}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -276,6 +226,20 @@ def _command(options: argparse.Namespace) -> int:
             from colo import cli_run
 
             return cli_run.main(options)
+        case "up":
+            from colo import cli_supervise
+
+            return cli_supervise.main(options)
+        case "node":
+            return cli_node.main(options)
+        case command if command in cli_control.COMMANDS:
+            from colo import cli_pair
+
+            return cli_pair.main(options)
+        case "certs":
+            from colo import cli_certs
+
+            return cli_certs.main(options)
         case "guest":
             from colo import cli_guest
 

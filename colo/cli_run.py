@@ -20,11 +20,12 @@ from typing import Any
 from colo.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from colo.cli_conduct import Conditions, Conductor, Every
 from colo.cli_console import Interrupt, LiveConsole
+from colo.cli_machine import launch_options
 from colo.cli_progress import Progress
 from vmm import recording
 from vmm.backends.script import Script
 from vmm.errors import ConfigError, ReplayError, ScriptError, VmmError
-from vmm.launch import Launched, LaunchOptions, launch
+from vmm.launch import Launched, launch
 
 INTERRUPT, QUIT = "interrupt", "quit"
 DEBUG_EXIT = "debug-exit"
@@ -106,29 +107,6 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
         raise ConfigError("--exit-on: an empty text is said at once; give the text to wait for")
 
 
-def _launch_options(arguments: argparse.Namespace, interactive: bool) -> LaunchOptions:
-    given = arguments
-    return LaunchOptions(
-        guest=given.guest,
-        kernel=given.kernel,
-        initrd=given.initrd,
-        multiboot=given.multiboot,
-        modules=tuple(given.module),
-        boot_sector=given.boot_sector,
-        append=given.append,
-        load=given.load,
-        replay=given.replay,
-        ram_mib=given.ram,
-        seed=None if given.seed is None else given.seed.encode(),
-        epoch_s=given.epoch,
-        disks=tuple(given.disk),
-        nets=tuple(given.net),
-        pcaps=tuple(given.pcap),
-        paced=given.paced if given.paced is not None else interactive or None,
-        reboot=not given.no_reboot,
-    )
-
-
 def _script(path: str | None) -> Script | None:
     if path is None:
         return None
@@ -156,7 +134,9 @@ class _Run:
         self._newline = "\r\n" if interactive and sys.stderr.isatty() else "\n"
 
     def _launch(self, interactive: bool) -> Launched:
-        options = _launch_options(self._given, interactive)
+        given = self._given
+        paced = given.paced if given.paced is not None else interactive or None
+        options = launch_options(given, replay=given.replay, paced=paced)
         named = f"guest {options.guest}" if options.guest else "images"
         with Progress(named) as building, Progress("reading images") as reading:
             launched = launch(options, [self._console], building.step, reading.more)

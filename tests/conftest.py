@@ -22,8 +22,10 @@ PACKAGE_OF = {
     "ip": "iproute2",
     "mkfs.ext4": "e2fsprogs",
     "objcopy": "binutils",
+    "openssl": "openssl",
     "qemu-system-x86_64": "qemu-system-x86",
     "redis-cli": "redis-tools",
+    "socat": "socat",
     "tshark": "tshark",
 }
 """Debian's name for what brings a command; ``tools/test`` installs the same ones."""

@@ -1,11 +1,13 @@
-"""The session that ``tools/demo`` holds: prepare a guest, boot it, talk to it, say what happened.
+"""``tools/demo``, once the environment is there: which demonstration, and how it ends.
 
-It drives the same command that a user types, ``colo run``, and prints it, so that what is seen here
-can be repeated by hand.  While the guest boots, one line shows its last words (a terminal only); from
-the text that the session waits for first, everything that the guest says is shown as it comes.
+    python -m tools.demo [--keep] [--network hub] [--guest NAME] ...
 
-What is said to a guest stands in ``guests/NAME/demo.script`` (``vmm.backends.script``); a guest
-without one runs until it ends by itself.
+Without ``--guest`` a pair is shown (:mod:`tools.demo_tell`), with it one machine
+(:mod:`tools.demo_guest`).  What those need is imported once the words are understood, so that a help is
+immediate and Ctrl-C has somewhere to go.
+
+Exit status: 0 all was right; 1 something failed, or a witness saw something wrong; 2 usage; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -13,174 +15,150 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import vmm.guest
-from vmm.backends.script import PlainText, Script
-from vmm.errors import VmmError
+if TYPE_CHECKING:
+    from tools.demo_lines import Steps
+    from tools.demo_pair import Plan
 
-ROOT = Path(__file__).resolve().parents[1]
-WIDTH = 86
-"""Where the time of a step ends: fits a terminal of 90 columns."""
-VIRTUAL_LIMIT_S = 120
-"""Virtual seconds after which a session that does not end is given up."""
-
-
-class Steps:
-    """Numbered lines of progress, continuing those of tools/env.sh."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self._live = sys.stdout.isatty()
-        self._started = time.monotonic()
-
-    def begin(self, what: str) -> None:
-        self._number += 1
-        self._started = time.monotonic()
-        self.say(f"{self._number:2d} {what}")
-
-    def end(self, what: str) -> None:
-        """What came of the step, with the time that it took."""
-        took = f"{time.monotonic() - self._started:.1f} s"
-        self.say(f"   {what:<{WIDTH - 3 - len(took)}}{took}")
-
-    def live(self, what: str) -> None:
-        """A line that the next one replaces; nothing when piped."""
-        if self._live:
-            room = shutil.get_terminal_size().columns - 4
-            print(f"\r\x1b[K   {printable(what)[:room]}", end="", flush=True)
-
-    def say(self, line: str) -> None:
-        print(f"\r\x1b[K{line}" if self._live else line, flush=True)
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+SILENCE_MS = 1000
+"""More than `colo up` takes: whoever tries this on a busy host wants to see the kills, and no others."""
+INSTEAD = (
+    "What works without it: tools/demo --network hub (a pair of built-in guests, no clients);"
+    " tools/demo --guest counter (one machine)"
+)
 
 
-def printable(text: str) -> str:
-    """A guest's line without what would move the cursor."""
-    plain = PlainText().feed(text.encode()).decode(errors="replace")
-    return "".join(char for char in plain if char.isprintable())
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="tools/demo",
+        description="A Redis that survives kill -9: two nodes, real clients, and what they saw.",
+    )
+    add = made.add_argument
+    add("--keep", action="store_true", help="leave the pair running until Ctrl-C, and say what to type")
+    add(
+        "--network",
+        choices=("namespace", "hub"),
+        default="namespace",
+        help="hub: a pair of built-in counters, without any privilege and without clients",
+    )
+    add("--seconds", type=positive, metavar="S", default=8.0, help="to count before a kill (default 8)")
+    add("--connections", type=whole, metavar="N", default=8, help="of the counting client (default 8)")
+    add("--heartbeat", metavar="MS", type=whole, help="between two beats of a node (colo node --help)")
+    add(
+        "--silence",
+        metavar="MS",
+        type=whole,
+        default=SILENCE_MS,
+        help=f"after which a node is taken for dead (default {SILENCE_MS}; what is killed is noticed before)",
+    )
+    add("--json", metavar="FILE", help="write everything that was found there, as one object")
+    add("--guest", metavar="NAME", help="one machine instead of a pair: hold a session in that guest")
+    return made
 
 
-@dataclass(frozen=True)
-class Session:
-    """A guest, what is said to it, and the text from which on its words are shown."""
-
-    guest: str
-    script: Path | None
-    starts_at: str
-
-    @classmethod
-    def of(cls, guest: str) -> Session:
-        path = ROOT / "guests" / guest / "demo.script"
-        if not path.exists():
-            return cls(guest, None, "")
-        steps = Script.parse(path.read_text(), str(path.relative_to(ROOT))).steps
-        first = next((step.data for step in steps if step.expects), b"")
-        return cls(guest, path.relative_to(ROOT), first.decode(errors="replace").strip())
-
-    def words(self) -> list[str]:
-        """What stands after ``colo``."""
-        words = ["run", self.guest, "--free-running", "--until-virtual", str(VIRTUAL_LIMIT_S)]
-        return words if self.script is None else [*words, "--script", str(self.script)]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How ``colo run`` ended: its exit status, the object on its last line, and what it complained of."""
-
-    status: int
-    facts: dict[str, Any]
-    complaint: str
-
-
-def show(lines: Iterable[str], starts_at: str, steps: Steps) -> str:
-    """Show each line but the last, which is returned."""
-    shown = not starts_at
-    held: str | None = None
-    for line in lines:
-        if held is not None:
-            shown = shown or starts_at in held
-            if shown:
-                steps.say(f"   | {printable(held)}")
-            else:
-                steps.live(held)
-        held = line
-    return held or ""
-
-
-def run(session: Session, steps: Steps) -> Outcome:
-    """Run ``colo``; with ``--json`` its last line is one object, all others are the guest's."""
-    command = [sys.executable, "-m", "colo.cli", *session.words(), "--json"]
-    with tempfile.TemporaryFile("w+") as errors:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            errors="replace",
-            cwd=ROOT,
-        )
-        assert child.stdout is not None
-        last = show(child.stdout, session.starts_at, steps)
-        status = child.wait()
-        errors.seek(0)
-        complaint = errors.read().strip()
+def positive(text: str) -> float:
     try:
-        return Outcome(status, json.loads(last), complaint)
-    except json.JSONDecodeError:
-        return Outcome(status or 1, {}, complaint or printable(last))
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds up to 3600")
+    return value
 
 
-def report(outcome: Outcome, steps: Steps) -> None:
-    """What happened, in the words of ``colo run --json``."""
-    facts = outcome.facts
-    steps.end(f"ended: {facts.get('reason', 'unknown')}")
-    virtual_s = facts.get("virtual_ns", 0) / 1e9
-    steps.say(f"   {virtual_s:.2f} s passed in the guest, {facts.get('wall_s', 0):.2f} s here")
-    if "state_hash" in facts:
-        steps.say(f"   state {facts['state_hash']}")
-        steps.say("   run it again: the state is the same, bit for bit, on any host")
+def whole(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 10000")
+    return int(text)
 
 
-def fail(what: str) -> int:
-    print(f"\ndemo: {what}", file=sys.stderr)
-    return 1
+def plan(options: argparse.Namespace) -> Plan:
+    words: list[str] = []
+    for name in ("heartbeat", "silence"):
+        if (value := getattr(options, name)) is not None:
+            words += [f"--{name}", str(value)]
+    from tools.demo_pair import COUNTER, REDIS, Plan
+
+    cast = COUNTER if options.network == "hub" else REDIS
+    return Plan(cast, options.seconds, options.connections, tuple(words))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="tools/demo", description=__doc__.partition("\n")[0])
-    parser.add_argument("--guest", default="linux", metavar="NAME", help="which guest (colo guest list)")
-    name = parser.parse_args().guest
+def show_pair(options: argparse.Namespace, steps: Steps) -> bool:
+    """Whether all was right.  DemoFailed: what went wrong."""
+    import asyncio
+
+    from colo.errors import NetworkError
+    from tools import demo_tell
+    from tools.demo_guest import DemoFailed
+    from vmm.errors import GuestBuildError
+
+    found: dict[str, Any] = {}
+    try:
+        good = asyncio.run(demo_tell.act(plan(options), options.keep, steps, found))
+    except (NetworkError, GuestBuildError) as exc:
+        raise DemoFailed(f"making a pair: {exc}. {INSTEAD}") from exc
+    finally:
+        if options.json is not None:
+            write(options.json, found.get("facts", {}))
+    if good:
+        steps.say(demo_tell.following(options.network, found["port"]))
+    return good
+
+
+def write(path: str, facts: dict[str, Any]) -> None:
+    # The tool has moved to the project's folder; the name was given where it was started.
+    target = Path(os.environ.get("COLO_DEMO_FROM", "."), path)
+    target.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def show_guest(name: str, steps: Steps) -> bool:
+    from tools import demo_guest, demo_tell
+
+    demo_guest.hold(name, steps)
+    steps.say(demo_tell.following_guest(name))
+    return True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        return show(options)
+    except KeyboardInterrupt:
+        return interrupted()
+
+
+def show(options: argparse.Namespace) -> int:
+    import asyncio
+
+    from colo.errors import ColoError
+    from tools.demo_guest import DemoFailed
+    from tools.demo_lines import Steps
+    from vmm.errors import VmmError
+
     steps = Steps(int(os.environ.get("COLO_STEP", "0")))
-    steps.begin(f"guest {name}")
     try:
-        vmm.guest.open(name).build(steps.live)
-        session = Session.of(name)
-    except VmmError as exc:
-        return fail(f"guest {name}: {exc}")
-    steps.end("ready")
-    steps.begin(f"colo {' '.join(session.words())}")
-    outcome = run(session, steps)
-    ended_itself = outcome.facts.get("reason") == "debug-exit"  # the status is then what the guest chose
-    if outcome.status != 0 and not ended_itself:
-        return fail(f"the session in {name} failed (exit status {outcome.status}): {outcome.complaint}")
-    report(outcome, steps)
-    program = Path(sys.executable).with_name("colo")
-    print(f"next, with {program}:")
-    print(f"  colo run {name} · colo guest list · colo run {name} --save booted.snapshot · tools/test")
-    return 0
+        if options.guest is not None:
+            good = show_guest(options.guest, steps)
+        else:
+            good = show_pair(options, steps)
+        return 0 if good else EXIT_FAILED
+    except (DemoFailed, ColoError, VmmError) as exc:
+        steps.clear()
+        print(f"\ndemo: {exc}", file=sys.stderr)
+        return EXIT_FAILED
+    except asyncio.CancelledError:
+        steps.clear()
+        return interrupted()
+
+
+def interrupted() -> int:
+    print("\ndemo: interrupted; nothing is left running", file=sys.stderr)
+    return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(main())

@@ -22,6 +22,8 @@ from vmm.replay import Replayer
 
 Deliver = Callable[[bytes], int]
 """Give a payload to a device: how many bytes it took, 0 for "not now", or REFUSED."""
+Heard = Callable[[str, bytes], None]
+"""A port, and what its device took."""
 REFUSED = -1
 """Not now, and the guest can notice that something waits: the attempt itself is an input."""
 REFUSED_MARK = "?"
@@ -39,12 +41,14 @@ class Source(Protocol):
 class Door:
     """Inputs and outputs of one machine."""
 
-    __slots__ = ("_deliver", "_now", "_waiting", "recorder", "replayer")
+    __slots__ = ("_deliver", "_now", "_waiting", "heard", "recorder", "replayer")
 
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
         self._deliver: dict[str, Deliver] = {}
         self._waiting: dict[str, deque[bytes]] = {}
+        self.heard: Heard | None = None
+        """Told of every input that a device took, in the machine's thread."""
         self.recorder: Recorder | None = None
         self.replayer: Replayer | None = None
 
@@ -90,12 +94,19 @@ class Door:
             waiting.popleft()
 
     def _record(self, port: str, payload: bytes, taken: int) -> None:
+        if self.heard is not None and taken > 0:
+            self.heard(port, payload[:taken])
         if self.recorder is None or taken == 0:
             return
         if taken == REFUSED:
             self.recorder.input(self._now(), port + REFUSED_MARK, payload)
         else:
             self.recorder.input(self._now(), port, payload[:taken])
+
+    def forget(self) -> None:
+        """The guest that this was meant for is no more."""
+        for queue in self._waiting.values():
+            queue.clear()
 
     def waiting(self) -> list[str]:
         """Ports with inputs that no device has taken yet."""

@@ -26,26 +26,24 @@ from vmm import logbook, recording
 from vmm.backends import disk, net
 from vmm.backends.console import Console
 from vmm.backends.disk import DiskSpec
-from vmm.backends.net import NetBackend
-from vmm.backends.pcap import PcapTap
-from vmm.backends.tap import Tap
-from vmm.backends.whole_frames import WholeFrames
 from vmm.boot.multiboot import Module
 from vmm.boot.source import BootSectorBoot, BootSource, LinuxBoot, MultibootBoot, read_image
+from vmm.cards import UNPLUGGED_WORD, Wrap, plugged
 from vmm.config import EPOCH_2026_S, RAM_MIB_DEFAULT, DiskConfig, NetConfig, PcConfig, mac
 from vmm.devices.block import SECTOR_BYTES, BlockBackend
 from vmm.errors import ConfigError, ImageError, ReplayError, SnapshotError, StateError
 from vmm.logbook import Hashed, Part
 from vmm.machine import Backends, Machine, resume
+from vmm.ram import Ram
 from vmm.record import Image, Recorder
 from vmm.replay import Replayer
 from vmm.snapshot import Snapshot
 from vmm.state import unpack
 
 Say = Callable[[str], None]
+Incoming = Callable[[int], Ram]
+"""Makes so many MiB of RAM."""
 
-UNPLUGGED = "none"
-"""The back end of a card that is plugged into nothing."""
 NO_REBOOT = Part("option", "no-reboot")
 
 
@@ -85,7 +83,7 @@ class LaunchOptions:
     @property
     def outside(self) -> bool:
         """Does a card lead somewhere?"""
-        return any(spec != UNPLUGGED for spec in self.nets)
+        return any(spec not in net.UNPLUGGED for spec in self.nets)
 
 
 class Launched:
@@ -124,8 +122,14 @@ def launch(
     consoles: Sequence[Console] = (),
     say: Say = lambda text: None,
     hashed: Hashed = lambda count: None,
+    wrap: Wrap = lambda number, backend: backend,
+    incoming: Incoming | None = None,
 ) -> Launched:
-    """The machine, powered on, loaded or about to replay; ``say`` hears of a guest being built."""
+    """The machine, powered on, loaded or about to replay; ``say`` hears of a guest being built.
+
+    With ``incoming`` its state will come from another machine: nothing is loaded into the RAM that this
+    makes.
+    """
     _refuse_contradictions(options)
     opened = ExitStack()
     try:
@@ -133,7 +137,7 @@ def launch(
         if log is not None:
             options = _as_logged(options, log)
         options = expanded(options, say)
-        launched = Launched(_machine(options, log, consoles, opened), options, opened)
+        launched = Launched(_machine(options, log, consoles, wrap, incoming, opened), options, opened)
         if log is not None:
             launched.log = log
             logbook.require_images(log, launched.images(hashed))
@@ -178,7 +182,7 @@ def _with_guest(options: LaunchOptions, name: str, say: Say) -> LaunchOptions:
     words = [word for word in (built.cmdline, options.append) if word]
     own_disks = (DiskSpec(str(built.disk), overlay=True),) if built.disk else ()
     fresh = options.load is None and options.replay is None
-    default_nets = (UNPLUGGED,) if fresh and "net" in info.devices else ()
+    default_nets = (UNPLUGGED_WORD,) if fresh and "net" in info.devices else ()
     return replace(
         options,
         guest=None,
@@ -250,7 +254,12 @@ def _words(names: Sequence[str]) -> str:
 
 
 def _machine(
-    options: LaunchOptions, log: Replayer | None, consoles: Sequence[Console], opened: ExitStack
+    options: LaunchOptions,
+    log: Replayer | None,
+    consoles: Sequence[Console],
+    wrap: Wrap,
+    incoming: Incoming | None,
+    opened: ExitStack,
 ) -> Machine:
     """The machine, whose closing ``opened`` takes over, like that of all that is behind it."""
     boot = _boot(options)
@@ -258,10 +267,13 @@ def _machine(
     known = _known_config(snapshot, log)
     media = _media(options, known, replaying=log is not None, opened=opened)
     clock = _LateClock()
-    cards = _cards(options, known, clock, opened)
+    cards = plugged(options, known, clock, wrap, opened)
     paced = options.outside if options.paced is None else options.paced
     backends = Backends(cards, media, consoles)
-    if snapshot is not None:
+    if incoming is not None:
+        config = known or _new_config(options, boot, backends)
+        machine = Machine(config, boot, backends, paced=paced, ram=incoming(config.ram_mib))
+    elif snapshot is not None:
         machine = resume(snapshot, backends, boot=boot, paced=paced)
     else:
         config = known or _new_config(options, boot, backends)
@@ -359,33 +371,6 @@ def _media(
         opened.callback(medium.close)
         media.append(medium)
     return list(media)
-
-
-def _cards(
-    options: LaunchOptions, known: PcConfig | None, clock: Callable[[], int], opened: ExitStack
-) -> list[NetBackend]:
-    """What each card is plugged into, opened, with its capture."""
-    specs = list(options.nets)
-    if known is not None:
-        if len(specs) > len(known.nets):
-            raise ConfigError(f"network cards: {len(specs)} given, the machine has {len(known.nets)}")
-        specs += [UNPLUGGED] * (len(known.nets) - len(specs))
-    if len(options.pcaps) > len(specs):
-        raise ConfigError(
-            f"{len(options.pcaps)} captures for {len(specs)} network cards: add net, or leave one out"
-        )
-    epoch_s = known.epoch_s if known else EPOCH_2026_S if options.epoch_s is None else options.epoch_s
-    cards: list[NetBackend] = []
-    for number, spec in enumerate(specs):
-        backend = net.parse(spec)
-        opened.callback(backend.close)
-        if known is not None and isinstance(backend, Tap) and not known.nets[number].offloads:
-            backend = WholeFrames(backend)
-        if number < len(options.pcaps):
-            backend = PcapTap(backend, options.pcaps[number], clock, epoch_s)
-            opened.callback(backend.close)
-        cards.append(backend)
-    return cards
 
 
 def _spec(disk_or_text: DiskSpec | str) -> DiskSpec:

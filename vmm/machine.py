@@ -6,11 +6,11 @@ is saved, loaded and compared in :mod:`vmm.saving`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vmm import saving
+from vmm import media, saving
 from vmm.attached import Backends
 from vmm.backends.console import Capture
 from vmm.board import Board, Outcomes
@@ -162,6 +162,7 @@ class Machine:
             ("keyboard", self.devices["keyboard"].press),
             ("nmi", lambda _: self.cpu.raise_nmi()),
             ("power-button", lambda _: self.devices["acpi-pm"].press_power_button()),
+            ("announce", lambda _: self._announce()),
             ("snapshot", lambda _: self.cpu.flush_tlb()),
         ):
 
@@ -170,6 +171,12 @@ class Machine:
                 return len(payload)
 
             self.door.open(port, deliver)
+
+    def _announce(self) -> None:
+        """Every card asks its driver to tell the network where it is now."""
+        for port in self.nets:
+            assert port.card is not None
+            port.card.announce()
 
     # Life
 
@@ -292,9 +299,24 @@ class Machine:
         """A snapshot in memory: :func:`resume` it as often as wanted."""
         return saving.hold(self)
 
-    def load_sections(self, saved: Mapping[str, bytes]) -> None:
-        """Replace every component's state: all are unpacked before any is touched."""
-        saving.load_sections(self, saved)
+    def everything(self) -> dict[str, bytes]:
+        """All but RAM: every component's packed state, and what copy-on-write disks hold."""
+        return saving.everything(self)
+
+    def check_sections(self, saved: Mapping[str, bytes]) -> None:
+        """StateError, naming the field, when this is not the whole state of such a machine."""
+        components, changes = media.split(saved)
+        saving.unpacked(self, components)
+        media.check(self.attached.disks, changes)
+
+    def load_sections(
+        self, saved: Mapping[str, bytes], changed: Iterable[tuple[int, int]] | None = None
+    ) -> None:
+        """Replace every component's state: all are unpacked before any is touched.
+
+        ``changed``: where RAM was changed before, as ``(address, size)``; None: anywhere.
+        """
+        saving.load_sections(self, saved, changed)
 
     def differences(self, other: Machine) -> list[str]:
         """Where two machines differ: device fields, registers, pages."""

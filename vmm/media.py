@@ -35,14 +35,27 @@ def split(sections: Mapping[str, bytes]) -> tuple[dict[str, bytes], dict[str, by
     return parts, media
 
 
+def check(disks: Sequence[BlockBackend], media: Mapping[str, bytes]) -> None:
+    """StateError when these are not the changes of these disks: all that keep any, and no other."""
+    for name, data in media.items():
+        _disk_of(disks, name).parsed(data)
+    for number, disk in enumerate(disks):
+        if isinstance(disk, CopyOnWrite) and f"{_PREFIX}{number}" not in media:
+            raise StateError(f"the changes of disk {number} are missing")
+
+
 def load(disks: Sequence[BlockBackend], media: Mapping[str, bytes]) -> None:
     """Give every disk its changes back; StateError when the disks are others."""
     for name, data in media.items():
-        number = name.removeprefix(_PREFIX)
-        disk = disks[int(number)] if number.isdecimal() and int(number) < len(disks) else None
-        if not isinstance(disk, CopyOnWrite):
-            raise StateError(
-                f"the snapshot holds changes of disk {number}, which this machine"
-                f" {'lacks' if disk is None else 'keeps in a file'}: give it an overlay on the same image"
-            )
-        disk.load(data)
+        _disk_of(disks, name).load(data)
+
+
+def _disk_of(disks: Sequence[BlockBackend], name: str) -> CopyOnWrite:
+    number = name.removeprefix(_PREFIX)
+    disk = disks[int(number)] if number.isdecimal() and int(number) < len(disks) else None
+    if not isinstance(disk, CopyOnWrite):
+        raise StateError(
+            f"the snapshot holds changes of disk {number}, which this machine"
+            f" {'lacks' if disk is None else 'keeps in a file'}: give it an overlay on the same image"
+        )
+    return disk

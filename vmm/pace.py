@@ -34,10 +34,12 @@ RESPONSE_NS = 50_000_000
 class Pacer:
     """The host's descriptors, and (if ``paced``) the relation of virtual time to the wall."""
 
-    __slots__ = ("_anchor_ns", "_epoll", "_wake", "_watched", "paced")
+    __slots__ = ("_anchor_ns", "_epoll", "_wake", "_watched", "deaf", "paced")
 
     def __init__(self, paced: bool) -> None:
         self.paced = paced
+        self.deaf = False
+        """Look at no descriptor: a guest that is tried out must not take what is for the one that serves."""
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -49,7 +51,7 @@ class Pacer:
     @property
     def descriptor(self) -> int:
         """For the native poll; -1 when there is nothing to look at."""
-        return self._epoll.fileno() if self._watched else -1
+        return self._epoll.fileno() if self._watched and not self.deaf else -1
 
     @property
     def can_wake(self) -> bool:
@@ -77,7 +79,7 @@ class Pacer:
         if self._wake in found:
             os.eventfd_read(self._wake)
             found.discard(self._wake)
-        return found
+        return set() if self.deaf else found
 
     def wake(self) -> None:
         """End a wait; safe from any thread and from signal handlers."""

@@ -7,11 +7,10 @@ guest can notice.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from vmm.backends.console import Console
 from vmm.backends.net import NetBackend
-from vmm.backends.pcap import PcapTap
-from vmm.backends.tap import Tap
 from vmm.clock import TimerClock
 from vmm.devices.uart import Uart
 from vmm.devices.virtio_net import F_GUEST_CSUM, F_GUEST_TSO4, F_GUEST_TSO6, VirtioNet
@@ -111,6 +110,13 @@ class SerialPort:
             self._feed.arm(self._clock.now_ns + FEED_NS)
 
 
+@runtime_checkable
+class TakesOffloads(Protocol):
+    """A back end that wants to know what the guest's driver accepts: a TAP, or what is around one."""
+
+    def set_offloads(self, *, checksum: bool, tso4: bool, tso6: bool) -> None: ...
+
+
 class NetPort:
     """A card's other end: frames between a back end and the door."""
 
@@ -156,8 +162,10 @@ class NetPort:
         """Tell a TAP which unfinished frames the guest's driver accepts."""
         assert self.card is not None
         features = self.card.state.driver_features
-        if features != self._features and isinstance(self.backend, Tap | PcapTap):
-            self._features = features
+        if features == self._features:
+            return
+        self._features = features
+        if isinstance(self.backend, TakesOffloads):
             self.backend.set_offloads(
                 checksum=bool(features & F_GUEST_CSUM),
                 tso4=bool(features & F_GUEST_TSO4),

@@ -32,7 +32,7 @@ RAM_MIB_MIN, RAM_MIB_MAX = 1, 65536
 class Ram:
     """``size_mib`` MiB of zeroed guest memory."""
 
-    __slots__ = ("_backed", "_low", "_map", "_view", "array", "on_write", "size")
+    __slots__ = ("_backed", "_low", "_map", "_view", "array", "clears", "on_write", "size")
 
     def __init__(self, size_mib: int, fd: int = -1, file_offset: int = 0) -> None:
         if not RAM_MIB_MIN <= size_mib <= RAM_MIB_MAX:
@@ -45,6 +45,8 @@ class Ram:
         self._low = min(self.size, LOW_MAX)
         self.array: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
         self.on_write: Callable[[int, int], None] | None = None
+        self.clears = 0
+        """How often all of it was cleared: the host gives pages back then, which nothing else records."""
 
     @classmethod
     def map_file(cls, size_mib: int, fd: int, file_offset: int) -> Ram:
@@ -99,8 +101,16 @@ class Ram:
         if self.on_write is not None and length:
             self.on_write(address, length)
 
+    def revert(self, pages: npt.NDArray[np.uint32]) -> None:
+        """Of RAM over a file: these pages, which ascend, are the file's again."""
+        assert self._backed
+        breaks = np.flatnonzero(np.diff(pages.astype(np.int64)) != 1) + 1
+        for run in np.split(pages, breaks) if pages.size else ():
+            self._map.madvise(mmap.MADV_DONTNEED, int(run[0]) * PAGE_SIZE, run.size * PAGE_SIZE)
+
     def clear(self) -> None:
         """Power-on contents: zeroes, with the pages given back to the host."""
+        self.clears += 1
         self._map.madvise(mmap.MADV_DONTNEED)
         if self._backed:  # what is left is the file
             for at in range(0, self.size, MIB):

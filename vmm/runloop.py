@@ -62,6 +62,8 @@ class RunLoop:
             self._listen(console.fileno(), machine.serial.port, partial(machine.serial.pump, console))
         for port in machine.nets:
             self._listen(port.backend.fileno(), port.port, port.pump)
+            assert port.card is not None
+            port.card.moderate(machine.clock, port.port)
 
     def _listen(self, descriptor: int, port: str, pump: Callable[[], None]) -> None:
         if descriptor >= 0:
@@ -125,17 +127,19 @@ class RunLoop:
         """Run to the next stop, or let a halted guest wait for its next alarm or input."""
         machine = self._machine
         cpu, pacer = machine.cpu, machine.pacer
-        self.ended = self._finished()
-        if self.ended is not None:
+        finished = self._finished()
+        if finished is not None:
+            self.ended = finished  # only now: a stop that came since the last look is in there
             return
         limit = min(until_ns, machine.door.next_ns)
         if cpu.halted and not cpu.can_take_interrupt:
-            self._rest(limit)
+            if not self._tell_waiting_guest():
+                self._rest(limit)
             return
         machine.clock.set_limit(min(limit, pacer.limit_ns(machine.clock.now_ns)))
         cpu.poll(pacer.descriptor)
         stop = cpu.run()
-        if stop is Stop.HOST_INPUT:
+        if stop is Stop.HOST_INPUT or (stop is Stop.HALT and pacer.can_wake):
             self._ready = pacer.ready()
         elif stop is Stop.SHUTDOWN:
             self.reset_wanted = True
@@ -152,6 +156,19 @@ class RunLoop:
         if machine.cpu.is_dead and not machine.cpu.can_take_interrupt:
             return Ended.POWEROFF
         return None
+
+    def _tell_waiting_guest(self) -> bool:
+        """Let the cards say what they would have told a busy guest later; did they?
+
+        That takes a nanosecond.  A replay delivers the inputs of a moment before this is done, so an
+        input that comes after it must have a later time.
+        """
+        machine = self._machine
+        told = [port.card.idle() for port in machine.nets if port.card is not None]
+        if not any(told):
+            return False
+        machine.clock.jump(machine.clock.now_ns + 1)
+        return True
 
     def _rest(self, limit_ns: int) -> None:
         clock, pacer = self._machine.clock, self._machine.pacer

@@ -7,7 +7,7 @@ touched, then every state is assigned, then every component hears of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,31 +51,48 @@ def about(machine: Machine) -> About:
 def save(machine: Machine, path: Path | str, progress: Progress | None) -> None:
     """Write a snapshot file.  The machine goes on as the loaded one would."""
     machine.door.enter("snapshot", b"\0")
-    snapshot.write(path, about(machine), _everything(machine), machine.ram, progress)
+    snapshot.write(path, about(machine), everything(machine), machine.ram, progress)
 
 
 def hold(machine: Machine) -> Snapshot:
     """A snapshot in memory."""
     machine.door.enter("snapshot", b"\0")
-    return Snapshot.hold(about(machine), _everything(machine), machine.ram)
+    return Snapshot.hold(about(machine), everything(machine), machine.ram)
 
 
-def _everything(machine: Machine) -> dict[str, bytes]:
+def everything(machine: Machine) -> dict[str, bytes]:
+    """All but RAM: every component's packed state, and what copy-on-write disks hold."""
     return sections(machine) | media.export(machine.attached.disks)
 
 
-def load_sections(machine: Machine, saved: Mapping[str, bytes]) -> None:
-    """Replace every component's state and what copy-on-write disks hold."""
+def unpacked(machine: Machine, packed: Mapping[str, bytes]) -> dict[str, State]:
+    """The states that ``packed`` holds; StateError when they are not those of this machine."""
     parts = machine.components
-    packed, changes = media.split(saved)
     if set(packed) != set(parts):
         raise StateError(f"components {sorted(set(packed) ^ set(parts))} are on one side only")
-    unpacked = {name: unpack(type(part.state), packed[name]) for name, part in parts.items()}
+    return {name: unpack(type(part.state), packed[name]) for name, part in parts.items()}
+
+
+def load_sections(
+    machine: Machine, saved: Mapping[str, bytes], changed: Iterable[tuple[int, int]] | None = None
+) -> None:
+    """Replace every component's state and what copy-on-write disks hold.
+
+    ``changed`` is where RAM differs from before, as ``(address, size)``: translated code of other
+    places stays.  None: anywhere.
+    """
+    packed, changes = media.split(saved)
+    states = unpacked(machine, packed)
     media.load(machine.attached.disks, changes)
     machine.board.release_lines()
-    for name, part in parts.items():
-        part.state = unpacked[name]
-    for part in parts.values():
+    if changed is None:
+        machine.cpu.flush()
+    else:
+        for address, size in changed:
+            machine.cpu.invalidate(address, size)
+    for name, part in machine.components.items():
+        part.state = states[name]
+    for part in machine.components.values():
         part.restored()
     machine.forget_host_side()
 

@@ -4,7 +4,8 @@
  * second it prints how often it has done so.  Between ticks it sleeps.  What it prints depends on
  * virtual time only, so two runs give the same bytes.
  *
- * Command line: mib=8 ms=10.  mib=0 counts without dirtying anything.
+ * Command line: mib=8 ms=10 fill=0.  mib=0 counts without dirtying anything; fill=N writes to every
+ * page of N MiB once, after it has said that it is ready, so that the host has to provide them.
  */
 #include "pc.h"
 
@@ -51,8 +52,9 @@ void main(const uint32_t *info)
 {
     const char *cmdline = multiboot_cmdline(info);
     unsigned mib = parameter(cmdline, "mib", 8), ms = parameter(cmdline, "ms", 10);
-    if (mib > limit_mib(info))
-        fail("mib= is more than the memory there is");
+    unsigned fill = parameter(cmdline, "fill", 0);
+    if (mib > limit_mib(info) || fill > limit_mib(info))
+        fail("mib= or fill= is more than the memory there is");
     if (ms == 0)
         fail("ms= must be at least 1");
 
@@ -63,6 +65,7 @@ void main(const uint32_t *info)
     print(" ms=");
     print_number(ms);
     print("\r\n");
+    dirty(fill, ~0u);                    /* no word that a round will write */
 
     uint32_t rounds = 0, seconds = 0, next_round = ms, next_second = TICK_HZ;
     for (;;) {

@@ -88,9 +88,10 @@ const char *multiboot_cmdline(const uint32_t *info)
     return info[0] & 1 << 2 ? (const char *)info[4] : "";
 }
 
-/* The number after NAME= in the command line. */
+/* The number after NAME= in the command line; of several the last, as in Linux, so that words can be added. */
 unsigned parameter(const char *cmdline, const char *name, unsigned standard)
 {
+    unsigned value = standard;
     for (const char *at = cmdline; *at; at++) {
         const char *word = at, *expected = name;
         if (at != cmdline && at[-1] != ' ')
@@ -99,12 +100,11 @@ unsigned parameter(const char *cmdline, const char *name, unsigned standard)
             word++, expected++;
         if (*expected || *word++ != '=' || *word < '0' || *word > '9')
             continue;
-        unsigned value = 0;
+        value = 0;
         for (; *word >= '0' && *word <= '9' && value < 100000000; word++)
             value = value * 10 + (unsigned)(*word - '0');
-        return value;
     }
-    return standard;
+    return value;
 }
 
 /* The compiler may call these two for structure copies and clearing. */

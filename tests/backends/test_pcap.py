@@ -26,10 +26,9 @@ class Offloading(Nowhere):
     """A back end whose frames carry a virtio-net header, with frames to give."""
 
     __slots__ = ("arriving",)
-    offloads = True
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(offloads=True)
         self.arriving: deque[bytes] = deque()
 
     def receive(self) -> bytes | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.devices.virtio_driver import MSI_ADDRESS, VERSION_1, Board, VirtioDriver
+from vmm.clock import NEVER_NS, ManualClock
 from vmm.devices import virtio_net
-from vmm.devices.virtio_net import FRAME_MAX, VirtioNet
+from vmm.devices.virtio_net import FRAME_MAX, LARGE, TX_DELAY_NS, VirtioNet
 from vmm.devices.virtio_queue import Violation
 from vmm.errors import ConfigError
 
@@ -235,6 +236,104 @@ class TestReceive:
         bench.device.receive(b"x" * 60)
         bench.transmit(bytes(72))
         assert bench.board.messages == [(MSI_ADDRESS, 0x41), (MSI_ADDRESS, 0x42)]
+
+
+class TestModeration:
+    """2.7.10 says of what an interrupt must tell, not when: a busy driver is told late."""
+
+    SMALL, SEGMENT = bytes(HEADER + 60), bytes(HEADER + LARGE)
+
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        return ManualClock(1_000_000)
+
+    @pytest.fixture
+    def bench(self, clock: ManualClock) -> Bench:
+        """A driver that wants an interrupt for each frame it sends, and just sent a segment."""
+        bench = Bench(msix=True)
+        bench.device.moderate(clock, "net")
+        self.send(bench, self.SEGMENT)
+        return bench
+
+    def send(self, bench: Bench, frame: bytes) -> None:
+        """As Linux does: take back what was sent, ask for an interrupt, send."""
+        queue = bench.driver.queues[TX]
+        queue.collect()
+        queue.want_interrupt(True)
+        bench.transmit(frame)
+
+    def test_frames_leave_and_buffers_come_back_at_once(self, bench: Bench) -> None:
+        assert len(bench.sent) == 1
+        assert len(bench.driver.queues[TX].collect()) == 1
+
+    def test_an_alarm_tells_the_driver(self, bench: Bench, clock: ManualClock) -> None:
+        clock.advance(TX_DELAY_NS - 1)
+        assert bench.board.messages == []
+        clock.advance(1)
+        assert bench.board.messages == [(MSI_ADDRESS, 0x41 + TX)]
+        clock.advance(NEVER_NS // 2)
+        assert len(bench.board.messages) == 1
+
+    def test_a_driver_that_found_out_is_not_told(self, bench: Bench, clock: ManualClock) -> None:
+        bench.driver.queues[TX].collect()
+        bench.driver.queues[TX].want_interrupt(True)
+        clock.advance(TX_DELAY_NS)
+        assert bench.board.messages == []
+
+    def test_each_frame_has_its_own_delay(self, bench: Bench, clock: ManualClock) -> None:
+        clock.advance(TX_DELAY_NS - 1)
+        self.send(bench, self.SEGMENT)
+        clock.advance(TX_DELAY_NS - 1)
+        assert bench.board.messages == []
+        clock.advance(1)
+        assert len(bench.board.messages) == 1
+
+    def test_a_waiting_processor_is_told_once(self, bench: Bench, clock: ManualClock) -> None:
+        assert bench.device.idle()
+        assert len(bench.board.messages) == 1
+        assert not bench.device.idle()
+        clock.advance(TX_DELAY_NS)
+        assert len(bench.board.messages) == 1
+
+    def test_half_a_ring_is_not_kept_waiting(self, bench: Bench) -> None:
+        queue = bench.driver.queues[TX]
+        while not bench.board.messages:
+            bench.transmit(self.SEGMENT)
+        assert len(bench.sent) == queue.size // 2
+
+    def test_who_speaks_in_turns_is_told_at_once(self, clock: ManualClock) -> None:
+        bench = Bench(msix=True)
+        bench.device.moderate(clock, "net")
+        bench.post(4)
+        for _ in range(3):
+            clock.advance(1)
+            bench.device.receive(bytes(60))
+            bench.board.messages.clear()
+            self.send(bench, self.SMALL)
+            assert len(bench.board.messages) == 1
+
+    def test_frames_that_come_together_make_busy(self, clock: ManualClock) -> None:
+        bench = Bench(msix=True)
+        bench.device.moderate(clock, "net")
+        bench.post(2)
+        bench.device.receive(bytes(60))
+        bench.device.receive(bytes(60))
+        bench.board.messages.clear()
+        self.send(bench, self.SMALL)
+        assert bench.board.messages == []
+        clock.advance(TX_DELAY_NS)
+        assert len(bench.board.messages) == 1
+
+    def test_busy_passes(self, bench: Bench) -> None:
+        for _ in range(virtio_net.BUSY_NOTIFICATIONS):
+            self.send(bench, self.SMALL)
+        assert len(bench.board.messages) == 1
+
+    def test_a_reset_by_the_driver_ends_it(self, bench: Bench, clock: ManualClock) -> None:
+        bench.driver.status = 0
+        clock.advance(TX_DELAY_NS)
+        assert bench.board.messages == []
+        assert bench.device.state.tx_alarm_ns == NEVER_NS
 
 
 class TestLinkAndAnnouncement:

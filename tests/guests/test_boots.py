@@ -72,3 +72,20 @@ def test_linux_disk_keeps_what_it_wrote(guest: Callable[[str], BuiltGuest]) -> N
         pc.expect("~ # ", within_s=10)
         pc.send("reboot\n")
         pc.expect("boot 2", within_s=30)
+
+
+def test_the_counter_rewrites_one_word_of_every_page_it_is_told(guest: Callable[[str], BuiltGuest]) -> None:
+    """Words added to its command line count, and its load is exactly what they say."""
+    guest("counter")
+    area, page = 4 << 20, 4096
+    with vmm.start("counter", ram_mib=16, append="mib=2 ms=50 fill=8") as pc:
+        pc.expect("GUEST-READY counter mib=2 ms=50", within_s=1)
+        pc.run_for(0.04)
+        before = pc.machine.ram.array.copy()
+        pc.run_for(0.05)
+        changed = pc.machine.ram.array != before
+    assert all(before[address : address + 4].any() for address in range(area + page, area + (8 << 20), page))
+    assert not before[area + (8 << 20) :].any()
+    pages = changed[area:].reshape(-1, page)
+    assert pages[:, :4].any(axis=1).nonzero()[0].tolist() == list(range(512))
+    assert not pages[:, 4:].any()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from tests.machine.support import MS, SECOND, machine, multiboot
+from vmm import runloop
 from vmm.config import CostConfig, PcConfig
 from vmm.errors import ConfigError
 from vmm.machine import RESETS_MAX, Ended, Machine
@@ -179,6 +182,39 @@ def test_a_stop_before_the_run_is_not_lost() -> None:
         pc.stop()
         assert pc.run() is Ended.REQUEST
         assert pc.run(MS) is Ended.TIME, "one stop ends one run"
+
+
+def stopped_at_step(pc: Machine, step: int) -> Ended:
+    """A run into which a stop comes before this step of the interpreter in the run loop."""
+    left = step
+
+    def enter(frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename != runloop.__file__:
+            return None
+        frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        return tick
+
+    def tick(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal left
+        left -= event == "opcode"
+        if left == 0:
+            left = -1
+            pc.stop()
+        return tick
+
+    before = sys.gettrace()
+    sys.settrace(enter)
+    try:
+        return pc.run(pc.clock.now_ns + 30 * MS)
+    finally:
+        sys.settrace(before)
+
+
+def test_a_stop_at_any_step_of_the_loop_ends_the_run() -> None:
+    """Another thread, or a signal handler, may come between any two of them; this is more than one turn."""
+    with multiboot("counter", command_line="mib=0 ms=1") as pc:
+        pc.run(10 * MS)
+        assert {stopped_at_step(pc, step) for step in range(1, 1000)} == {Ended.REQUEST}
 
 
 @pytest.mark.parametrize("paced", [False, True], ids=["free", "paced"])

@@ -5,4 +5,8 @@ both emulators in turn (ours, QEMU, ours, QEMU ...), so that what else the host 
 fills :class:`measure.Measure` objects.  ``emulator`` starts either one as a process with its serial
 console on a pipe and is the only place that knows their command lines; ``ours`` is what runs in our
 process.
+
+The sections checkpoint, ram, failover and setup are about protected guests.  They start ``colo up``
+(``protected``), take what it says and the traces of its nodes, and fill :class:`figures.Figure` objects,
+beside what QEMU's own COLO once showed (``qemu_colo``); ``redis_client`` is their client.
 """

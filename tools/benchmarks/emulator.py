@@ -129,6 +129,10 @@ class Emulator:
             assert pipe is not None
             pipe.close()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def cpu_seconds(self) -> float:
         """What the process has used so far, all its threads; other load on the host does not enter."""
         return time.clock_gettime(~self._process.pid << 3 | PROCESS_CPU_CLOCK)

@@ -11,6 +11,7 @@ from typing import Any
 
 import vmm.guest
 from tools.benchmarks.emulator import Board
+from tools.benchmarks.figures import Figure
 from tools.benchmarks.host import ROOT, Unavailable
 from tools.benchmarks.measure import Measure
 from vmm.errors import GuestBuildError
@@ -28,10 +29,22 @@ class Run:
     """For files that live as long as the run."""
     section: str = ""
     measures: list[Measure] = field(default_factory=list)
+    """Beside QEMU's TCG, in one run."""
+    figures: list[Figure] = field(default_factory=list)
+    """Of protected guests."""
+    records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """By section: everything that was seen, a row each, ready to be plotted."""
 
     def measure(self, name: str, unit: str, **more: Any) -> Measure:
         self.measures.append(Measure(self.section, name, unit, **more))
         return self.measures[-1]
+
+    def figure(self, name: str, unit: str, **more: Any) -> Figure:
+        self.figures.append(Figure(self.section, name, unit, **more))
+        return self.figures[-1]
+
+    def record(self, **row: Any) -> None:
+        self.records.setdefault(self.section, []).append(row)
 
     def rounds(self) -> Iterator[int]:
         for number in range(1, self.count + 1):

@@ -171,6 +171,10 @@ class CopyOnWrite:
 
     def load(self, data: bytes | memoryview) -> None:
         """Replace the changed clusters by exported ones; StateError leaves everything as it was."""
+        self._changed = self.parsed(data)
+
+    def parsed(self, data: bytes | memoryview) -> dict[int, bytes]:
+        """The clusters that were exported; StateError when they are not of this disk."""
         if len(data) < _HEADER.size:
             raise StateError(f"disk {self._name}: {len(data)} bytes of changes, less than their header")
         sectors, count, digest = _HEADER.unpack_from(data)
@@ -185,11 +189,11 @@ class CopyOnWrite:
                 f"disk {self._name}: {count} changed clusters in {len(body)} bytes: expected"
                 f" {_ENTRY.size} bytes each and at most {_clusters(sectors)}"
             )
-        changed = dict(_ENTRY.iter_unpack(body))
+        changed: dict[int, bytes] = dict(_ENTRY.iter_unpack(body))
         order = list(changed)
         if len(order) != count or order != sorted(order) or (order and order[-1] >= _clusters(sectors)):
             raise StateError(f"disk {self._name}: changed clusters out of order or beyond the end")
-        self._changed = changed
+        return changed
 
     def _cluster(self, cluster: int) -> bytes:
         """The cluster as it is now; beyond the end of the disk it is zeroes."""

@@ -40,7 +40,8 @@ OUTPUT_MAX = 1 << 20
 UNIX_PATH_MAX = 107
 """Bytes of a Unix socket address, ``sun_path`` without its final zero (unix(7))."""
 
-SPECS = "tap=NAME, stream=PATH[,server], stream=127.0.0.1:PORT[,server], hub=DIRECTORY or none"
+UNPLUGGED = ("none", "none,offloads")
+SPECS = "tap=NAME, stream=PATH[,server], stream=127.0.0.1:PORT[,server], hub=DIRECTORY or none[,offloads]"
 
 
 class NetBackend(Protocol):
@@ -70,14 +71,17 @@ class NetBackend(Protocol):
 
 
 class Nowhere:
-    """A cable plugged into nothing: ``none`` on the command line."""
+    """A cable plugged into nothing: ``none`` on the command line.
 
-    __slots__ = ("dropped",)
-    offloads = False
+    ``none,offloads`` is for a card that will be plugged into a TAP later, in a snapshot resumed there.
+    """
+
+    __slots__ = ("dropped", "offloads")
     pending_output = False
 
-    def __init__(self) -> None:
+    def __init__(self, offloads: bool = False) -> None:
         self.dropped = 0
+        self.offloads = offloads
 
     def fileno(self) -> int:
         return -1
@@ -103,8 +107,8 @@ def parse(spec: str) -> NetBackend:
     from vmm.backends.tap import Tap
 
     kind, equals, where = spec.partition("=")
-    if kind == "none" and not equals:
-        return Nowhere()
+    if kind in UNPLUGGED and not equals:
+        return Nowhere(offloads=kind != "none")
     if kind == "tap" and where:
         return Tap(where)
     if kind == "hub" and where:

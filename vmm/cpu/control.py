@@ -112,6 +112,8 @@ from vmm.cpu import layout
 _OFFSET = {name: value for name, value in dict(globals()).items() if name.isupper() and type(value) is int}
 NAMES = tuple(_OFFSET)
 
+_INDEX = {name: value >> 3 for name, value in _OFFSET.items()}
+
 SIZE = 8 * len(NAMES)
 SCRATCH_WORDS = 24
 
@@ -136,19 +138,20 @@ class ControlBlock:
     __slots__ = ("_budget", "_scratch", "_words", "address")
 
     def __init__(self) -> None:
-        self._words = np.zeros(len(NAMES), np.int64)
+        words = (ctypes.c_int64 * len(NAMES))()
+        self._words = memoryview(words).cast("B").cast("q")  # an item costs half of what an array's does
         self._scratch = np.zeros(SCRATCH_WORDS, np.int64)
-        self.address = int(self._words.ctypes.data)
+        self.address = ctypes.addressof(words)
         self._budget = ctypes.c_int64(0)
         self["SCRATCH"] = int(self._scratch.ctypes.data)
         self["DEADLINE"] = NEVER_NS
         self["POLL_FD"] = -1
 
     def __getitem__(self, name: str) -> int:
-        return int(self._words[_OFFSET[name] >> 3])
+        return self._words[_INDEX[name]]
 
     def __setitem__(self, name: str, value: int) -> None:
-        self._words[_OFFSET[name] >> 3] = value
+        self._words[_INDEX[name]] = value
 
     def attach(self, cpu: int) -> None:
         """Put the budget word into the engine's CPUState and let env find this block."""
@@ -160,18 +163,20 @@ class ControlBlock:
 
     @property
     def now_ns(self) -> int:
-        return int(self._words[0]) - self._budget.value
+        return self._words[0] - self._budget.value
 
     @now_ns.setter
     def now_ns(self, value: int) -> None:
-        self._budget.value = int(self._words[0]) - value
+        self._budget.value = self._words[0] - value
 
     def look_at(self, time_ns: int) -> None:
         """Look again at ``time_ns`` or a quantum from now, whichever comes first."""
-        base = int(self._words[0])
-        now = base - self._budget.value
-        base = min(time_ns, now + int(self._words[3]))
-        self._words[0] = base
+        words = self._words
+        now = words[0] - self._budget.value
+        base = now + words[3]
+        if time_ns < base:
+            base = time_ns
+        words[0] = base
         self._budget.value = base - now
 
     def look_now(self) -> None:

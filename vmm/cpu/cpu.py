@@ -73,9 +73,11 @@ class _InterruptLine:
         self._block = block
 
     def set(self, level: bool) -> None:
-        self._block["INTR"] = int(level)
-        if level:
-            self._block.look_now()
+        block = self._block
+        if block["INTR"] != level:
+            block["INTR"] = level
+            if level:
+                block.look_now()
 
 
 @lru_cache(maxsize=1)
@@ -107,6 +109,8 @@ class Cpu:
         self._code_pages = self._engine.code_pages.data
         self._low_end = ram.regions[0][2]
         self.env = self._engine.env
+        self._rip = ctypes.c_uint64.from_address(self.env + layout.EIP)
+        self._flags = ctypes.c_uint64.from_address(self.env + layout.EFLAGS)
         self.block = self._engine.block
         self.clock = CpuClock(self.block, NEVER_NS)
         self.clock.rearmed()
@@ -207,9 +211,8 @@ class Cpu:
         block["REASON"] = control.STOPPED_HALT
         self.halted = False
         detour.running.enter(block.address)
-        rip = ctypes.c_uint64.from_address(self.env + layout.EIP).value
         with self._nothing_lost():
-            error = self._library.uc_emu_start(self._engine.uc, rip, 0, 0, 0)
+            error = self._library.uc_emu_start(self._engine.uc, self._rip.value, 0, 0, 0)
         if self._failure is not None:
             failure, self._failure = self._failure, None
             block["STOP_REQUEST"] = 0
@@ -280,14 +283,12 @@ class Cpu:
         """Would a pending interrupt end a halt?"""
         if self.block["NMI"]:
             return True
-        flags = ctypes.c_uint64.from_address(self.env + layout.EFLAGS).value
-        return bool(self.block["INTR"]) and bool(flags & _IF)
+        return bool(self.block["INTR"]) and bool(self._flags.value & _IF)
 
     @property
     def is_dead(self) -> bool:
         """Halted with interrupts disabled: nothing but a non-maskable interrupt wakes it."""
-        flags = ctypes.c_uint64.from_address(self.env + layout.EFLAGS).value
-        return self.halted and not flags & _IF
+        return self.halted and not self._flags.value & _IF
 
     # Memory
 
@@ -327,11 +328,11 @@ class Cpu:
 
     @property
     def rip(self) -> int:
-        return ctypes.c_uint64.from_address(self.env + layout.EIP).value
+        return self._rip.value
 
     @property
     def rflags(self) -> int:
-        raw = ctypes.c_uint64.from_address(self.env + layout.EFLAGS).value
+        raw = self._flags.value
         return int(self._library.helper_read_eflags_x86_64(self.env)) | (raw & registers.EFLAGS_RF_VM)
 
     @property
@@ -354,8 +355,12 @@ class Cpu:
         self.halted = state.halted
 
     def restored(self) -> None:
-        """Registers or memory were replaced: nothing derived from the old ones may survive."""
-        self.flush()
+        """Registers were replaced: no address translation of the old ones may survive.
+
+        Translated code is by physical address and outlives them; who changed RAM says so
+        (:meth:`invalidate`, :meth:`flush`).
+        """
+        self.flush_tlb()
         self.clock.rearmed()
 
     def reset(self) -> None:

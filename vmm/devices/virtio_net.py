@@ -13,6 +13,15 @@ that finds too few buffers is refused and stays the caller's, who is told by ``r
 try again; after ``restored()`` the caller should try again in any case, because the refusal may be
 part of a past that was replaced.
 
+A driver is told of sent frames late while it is busy (:meth:`VirtioNet.moderate`), as real cards do.
+Frames are sent at once in any case, and it sees at once that they are; but it has nothing to do
+with that knowledge except to give memory back, which Linux does anyhow when it sends or receives
+the next frame.  An interrupt for each costs the guest more than sending does, and a TCP that has
+not heard of the last segment's end makes a larger one of the next (tcp_should_autocork).  Busy is
+a driver that sends large segments or receives several frames at one time; one that speaks and
+listens in turns is told at once, or its answers would wait.  The delay ends with an alarm, when the
+processor halts, or when half of the ring is waiting.
+
 Not modelled: several queue pairs, receive filters, VLAN filters, hash reporting, notification
 coalescing; the control queue knows VIRTIO_NET_CTRL_ANNOUNCE only.  A host that wants to filter does
 so in its back end.
@@ -24,7 +33,8 @@ import struct
 from collections.abc import Callable
 from typing import Annotated
 
-from vmm.device import Line, Memory
+from vmm.clock import NEVER_NS
+from vmm.device import Clock, Line, Memory, Timer
 from vmm.devices.virtio_pci import STATUS_DRIVER_OK, VirtioPci, VirtioState
 from vmm.devices.virtio_queue import (
     Chain,
@@ -37,7 +47,7 @@ from vmm.devices.virtio_queue import (
     total,
 )
 from vmm.errors import ConfigError
-from vmm.state import field, length, u16, u64
+from vmm.state import field, length, u8, u16, u64
 
 DEVICE_TYPE = 1
 CLASS_ETHERNET = 0x02_00_00
@@ -80,6 +90,14 @@ ETHERNET_HEADER = 14
 FRAME_MAX = 65550
 """The largest segmentation unit, 65535 bytes of IP packet and an Ethernet header, rounded as 5.1.6.3."""
 
+TX_DELAY_NS = 250_000
+"""Longest time that a busy driver is not told of sent frames: less than a tick of any guest, longer
+than it takes to send a few segments."""
+BUSY_NOTIFICATIONS = 32
+"""Doorbells for which a driver counts as busy after it was."""
+LARGE = 4096
+"""Frames from this size on are segments of a stream, not answers."""
+
 _NO_OFFLOAD = bytes(NUM_BUFFERS)
 _U16 = struct.Struct("<H")
 _CONFIG = struct.Struct("<6sHHH")
@@ -101,6 +119,12 @@ class VirtioNetState(VirtioState):
     tx_frames: u64 = 0
     tx_bytes: u64 = 0
     tx_dropped: u64 = 0
+    busy: u8 = 0
+    """Doorbells for which the driver still counts as busy."""
+    tx_alarm_ns: u64 = NEVER_NS
+    """When it is told of sent frames; NEVER_NS: there is nothing to tell."""
+    rx_last_ns: u64 = NEVER_NS
+    """When the last frame came."""
 
 
 class VirtioNet(VirtioPci):
@@ -110,7 +134,7 @@ class VirtioNet(VirtioPci):
     ``rx_ready`` is called when ``receive`` is worth another try after it returned False.
     """
 
-    __slots__ = ("_mac", "_offloads", "_rx_ready", "_transmit")
+    __slots__ = ("_alarm", "_clock", "_mac", "_offloads", "_rx_ready", "_transmit")
 
     state: VirtioNetState
 
@@ -132,7 +156,15 @@ class VirtioNet(VirtioPci):
         self._offloads = offloads
         self._transmit = transmit
         self._rx_ready = rx_ready
+        self._clock: Clock | None = None
+        self._alarm: Timer | None = None
         self.reset()
+
+    def moderate(self, clock: Clock, name: str) -> None:
+        """Part of the wiring, once: from now on a busy driver is told late of sent frames."""
+        assert self._clock is None, "a card has one clock"
+        self._clock = clock
+        self._alarm = clock.timer(f"{name}.sent", self._tell_of_sent)
 
     # Host side.
 
@@ -145,11 +177,23 @@ class VirtioNet(VirtioPci):
         if not (self._live(queue) and state.link & LINK_UP and ETHERNET_HEADER <= size <= FRAME_MAX):
             state.rx_dropped += 1
             return True
+        if self._clock is not None:
+            now = self._clock.now_ns
+            if now == state.rx_last_ns:
+                state.busy = BUSY_NOTIFICATIONS
+            state.rx_last_ns = now
         header = bytes(frame[:NUM_BUFFERS]) if self._offloads else _NO_OFFLOAD
         payload = frame[header_size:] if header_size else frame
         if not self._guarded(QUEUE_RX, lambda _: self._deliver(queue, header, payload)):
             state.rx_dropped += 1
         return not state.rx_refused
+
+    def idle(self) -> bool:
+        """The processor waits for interrupts: nothing is gained by waiting with ours.  Was there one?"""
+        if self.state.tx_alarm_ns == NEVER_NS:
+            return False
+        self._tell_of_sent()
+        return True
 
     def set_link(self, up: bool) -> None:
         """Plug the cable in or out."""
@@ -166,6 +210,12 @@ class VirtioNet(VirtioPci):
         state.link |= ANNOUNCE
         self._config_changed()
         return True
+
+    # Life cycle.
+
+    def restored(self) -> None:
+        super().restored()
+        self._set_alarm(self.state.tx_alarm_ns)
 
     # What the transport asks.
 
@@ -189,27 +239,66 @@ class VirtioNet(VirtioPci):
     def _driver_reset(self) -> None:
         """The caller may hold a refused frame: let it try again, and see it lost."""
         self.state.link &= LINK_UP
+        self.state.busy = 0
+        self._set_alarm(NEVER_NS)
         if self.state.rx_refused:
             self.state.rx_refused = False
             if self._rx_ready is not None:
                 self._rx_ready()
+
+    def _served(self, index: int, queue: VirtQueue) -> None:
+        state = self.state
+        if index != QUEUE_TX or self._clock is None or not state.busy:
+            super()._served(index, queue)
+            if index == QUEUE_TX and state.tx_alarm_ns != NEVER_NS:
+                self._set_alarm(NEVER_NS)
+            return
+        queue.show()
+        if queue.untold >= queue.state.size >> 1:
+            super()._served(index, queue)
+        if not queue.wants_interrupt():
+            queue.settle()
+            self._set_alarm(NEVER_NS)
+        elif state.tx_alarm_ns == NEVER_NS:
+            self._set_alarm(self._clock.now_ns + TX_DELAY_NS)
 
     # Private: transmission.
 
     def _transmit_all(self) -> None:
         state = self.state
         queue = self.queues[QUEUE_TX]
+        state.busy -= state.busy > 0
+        if state.tx_alarm_ns != NEVER_NS and self._clock is not None and not queue.wants_interrupt():
+            queue.settle()  # the driver found out by itself: what follows has its own delay
+            self._set_alarm(self._clock.now_ns + TX_DELAY_NS)
         skip = 0 if self._offloads else HEADER_SIZE
         for head, readable, _ in queue.chains():
             size = total(readable) - HEADER_SIZE
             if ETHERNET_HEADER <= size <= FRAME_MAX and state.link & LINK_UP:
                 data = gather(self._memory, readable)
+                if size >= LARGE:
+                    state.busy = BUSY_NOTIFICATIONS
                 state.tx_frames += 1
                 state.tx_bytes += size
                 self._transmit(data[skip:] if skip else data)
             else:
                 state.tx_dropped += 1
             queue.push(head, 0)
+
+    def _tell_of_sent(self) -> None:
+        """By now the driver may know, or not want to."""
+        self._set_alarm(NEVER_NS)
+        if self._live(self.queues[QUEUE_TX]):
+            self._guarded(QUEUE_TX, lambda index: super(VirtioNet, self)._served(index, self.queues[index]))
+
+    def _set_alarm(self, at_ns: int) -> None:
+        self.state.tx_alarm_ns = at_ns
+        if self._alarm is None:
+            return
+        if at_ns == NEVER_NS:
+            self._alarm.cancel()
+        else:
+            self._alarm.arm(at_ns)
 
     # Private: reception.
 

@@ -30,21 +30,16 @@ from vmm.devices.virtio_queue import NO_VECTOR, QueueState, RingViolation, Viola
 from vmm.errors import BadAddress
 from vmm.state import at_most, field, length, u8, u16, u32, u64
 
-VENDOR_RED_HAT = 0x1AF4
-DEVICE_ID_BASE = 0x1040
-SUBSYSTEM_ID = 0x1100
+VENDOR_RED_HAT, DEVICE_ID_BASE, SUBSYSTEM_ID = 0x1AF4, 0x1040, 0x1100
 
 STATUS_ACKNOWLEDGE, STATUS_DRIVER, STATUS_DRIVER_OK, STATUS_FEATURES_OK = 1, 2, 4, 8
 STATUS_NEEDS_RESET, STATUS_FAILED = 0x40, 0x80
 ISR_QUEUE, ISR_CONFIG = 1, 2
 
-F_INDIRECT_DESC = 1 << 28
-F_EVENT_IDX = 1 << 29
-F_VERSION_1 = 1 << 32
+F_INDIRECT_DESC, F_EVENT_IDX, F_VERSION_1 = 1 << 28, 1 << 29, 1 << 32
 
-CAP_VENDOR = 0x09
 CAP_COMMON, CAP_NOTIFY, CAP_ISR, CAP_DEVICE, CAP_PCI = 1, 2, 3, 4, 5
-PCI_CAP_LENGTH = 16
+CAP_VENDOR, PCI_CAP_LENGTH = 0x09, 16
 
 BAR_NOTIFY, BAR_MSIX, BAR_REGISTERS = 0, 1, 2
 REGISTERS_SIZE = 0x1000
@@ -219,14 +214,19 @@ class VirtioPci(PciFunction):
         queue = self.queues[index]
         try:
             serve(index)
-            if not queue.state.broken and queue.publish():
-                self._interrupt(queue.state.vector, ISR_QUEUE)
+            if not queue.state.broken:
+                self._served(index, queue)
             return True
         except RingViolation as violation:
             self._broken(queue, violation.kind)
         except BadAddress:
             self._broken(queue, Violation.OUTSIDE_RAM)
         return False
+
+    def _served(self, index: int, queue: VirtQueue) -> None:
+        """Queue ``index`` was served: let the driver see that, and tell it if it wants to be told."""
+        if queue.publish():
+            self._interrupt(queue.state.vector, ISR_QUEUE)
 
     def _config_changed(self) -> None:
         """The device-specific configuration differs from what the driver may have read."""

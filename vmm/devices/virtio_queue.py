@@ -106,7 +106,9 @@ class QueueState(State):
     used: u16 = 0
     """The next entry of the used ring that is to be written."""
     published: u16 = 0
-    """How far the driver has been told."""
+    """How far the driver can see."""
+    told: u16 = 0
+    """How far it was decided whether the driver is to have an interrupt."""
 
 
 class VirtQueue:
@@ -192,16 +194,39 @@ class VirtQueue:
 
     def publish(self) -> bool:
         """Let the driver see what was pushed; does it want an interrupt for that?"""
+        self.show()
+        wanted = self.wants_interrupt()
+        self.settle()
+        return wanted
+
+    # The three steps of it, for a device that tells its driver later.
+
+    def show(self) -> None:
+        """Let the driver see what was pushed."""
         state = self.state
-        if state.used == state.published:
+        if state.used != state.published:
+            self._memory.write(state.device + 2, _U16.pack(state.used))
+            state.published = state.used
+
+    def wants_interrupt(self) -> bool:
+        """Does the driver, by what its ring says now, want one for what it can see (2.7.7, 2.7.10)?"""
+        state = self.state
+        if state.published == state.told:
             return False
-        self._memory.write(state.device + 2, _U16.pack(state.used))
-        old, state.published = state.published, state.used
         if not state.event_idx:
             return not self._memory.view(state.driver, 1)[0] & AVAIL_NO_INTERRUPT
         used_event: int
         (used_event,) = _U16.unpack(self._memory.view(state.driver + RING_HEADER + 2 * state.size, 2))
-        return (state.used - used_event - 1) & 0xFFFF < (state.used - old) & 0xFFFF
+        return (state.published - used_event - 1) & 0xFFFF < (state.published - state.told) & 0xFFFF
+
+    def settle(self) -> None:
+        """The driver has its interrupt, or wants none."""
+        self.state.told = self.state.published
+
+    @property
+    def untold(self) -> int:
+        """Buffers that the driver can see and for which it may still want an interrupt."""
+        return (self.state.published - self.state.told) & 0xFFFF
 
     # Private.
 
@@ -274,6 +299,7 @@ def gather(memory: Memory, segments: list[Segment]) -> bytes | memoryview:
 def scatter(memory: Memory, segments: list[Segment], data: bytes | memoryview, skip: int = 0) -> None:
     """Write ``data`` over the segments, from their byte ``skip`` on; what does not fit is dropped."""
     at = 0
+    data = memoryview(data)  # pieces of it are not copies
     for address, length in segments:
         if skip >= length:
             skip -= length

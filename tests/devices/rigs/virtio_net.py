@@ -13,7 +13,7 @@ from vmm.ram import Ram
 MAC = bytes.fromhex("52540012ab01")
 
 
-def _net(clock: ManualClock, offloads: bool) -> Rig:
+def _net(clock: ManualClock, offloads: bool, moderated: bool = False) -> Rig:
     rig = Rig(clock)
     ram = Ram(1)
     sent = rig.sink("transmit")
@@ -26,6 +26,8 @@ def _net(clock: ManualClock, offloads: bool) -> Rig:
         offloads,
         rig.sink("rx ready"),
     )
+    if moderated:
+        net.moderate(clock, "net")
     bench(rig, net, ram, 1 << 32 | 1 << 29 | 0x0023_8020)
 
     def transmit(rng: Random) -> None:
@@ -49,9 +51,11 @@ def _net(clock: ManualClock, offloads: bool) -> Rig:
         "receive more": receive,
         "link": lambda rng: net.set_link(rng.random() < 0.9),
         "announce": lambda _: net.announce(),
+        "idle": lambda _: net.idle(),
     }
     return rig
 
 
 register("virtio_net", lambda clock: _net(clock, offloads=False))
 register("virtio_net with offloads", lambda clock: _net(clock, offloads=True))
+register("virtio_net, moderated", lambda clock: _net(clock, offloads=False, moderated=True))
