@@ -92,9 +92,7 @@ async def connect(address: Address, channel: Channel) -> socket.socket:
                 if index == len(found):
                     raise
     except OSError as exc:
-        raise PeerLost(
-            f"cannot connect: {exc.strerror or exc}; does a node listen there?"
-        ) from None
+        raise PeerLost(f"cannot connect: {exc.strerror or exc}; does a node listen there?") from None
     raise PeerLost("cannot connect: the name has no address")
 
 

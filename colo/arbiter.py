@@ -41,6 +41,12 @@ class Arbiter(Protocol):
     async def claim(self, pair: str, generation: int, node: str) -> bool:
         """Has ``node`` won?  ArbiterError when there is no answer; asking again is harmless."""
 
+    async def check(self, pair: str, generation: int) -> None:
+        """Before a pair forms: could it be asked, and is the next generation still to be had?
+
+        ArbiterError otherwise: neither node of such a pair could ever go on without the other.
+        """
+
     def command(self) -> None:
         """A person said that the peer is lost (``x-colo-lost-heartbeat``)."""
 
@@ -71,6 +77,23 @@ class FileArbiter:
             raise ArbiterError(
                 f"arbiter {self.spec}: claiming generation {generation} of pair {pair}: {exc.strerror}:"
                 " expected a directory that this node may write; until it is there nobody acts alone"
+            ) from None
+
+    async def check(self, pair: str, generation: int) -> None:
+        target = self._directory / f"{_checked(pair)}.{generation + 1}"
+        if target.exists():
+            raise ArbiterError(
+                f"arbiter {self.spec}: generation {generation + 1} of pair {pair} was claimed already, by an"
+                " earlier pair of this name: use another name, or an empty directory"
+            )
+        probe = self._directory / f".{pair}.{self._process}"
+        try:
+            self._link(probe, b"")
+            probe.unlink()
+        except OSError as exc:
+            raise ArbiterError(
+                f"arbiter {self.spec}: making a link there: {exc.strerror}: expected a directory that this"
+                " node may write, on a file system with hard links"
             ) from None
 
     def command(self) -> None:
@@ -120,6 +143,9 @@ class ManualArbiter:
             f"pair {pair}: the peer of {node} is lost, and the arbiter is a person: see whether it still"
             " runs, and then tell the node that is to go on: colo failover, or QMP x-colo-lost-heartbeat"
         )
+
+    async def check(self, pair: str, generation: int) -> None:
+        """A person can always be asked."""
 
     def command(self) -> None:
         self._told = True

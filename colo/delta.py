@@ -142,6 +142,9 @@ class Outgoing:
     def live(self, ram: Bytes, shadow: Bytes, candidates: Pages | None) -> Iterator[tuple[int, bytes]]:
         """The batches of a round while the guest runs: captured piece by piece, without a pause.
 
+        After each piece comes an empty one, ``(0, b"")``: a sender lets others run then, because a piece
+        may have nothing that changed.
+
         A page that is written while it is copied is sent torn.  It is a candidate of the next round,
         because candidates are taken before anything is copied.
         """
@@ -151,6 +154,7 @@ class Outgoing:
             total.captured += self.capture(ram, shadow, pages[start : start + PIECE_PAGES])
             self.counts = total
             yield from self.batches(shadow)
+            yield 0, b""
 
     def batches(self, shadow: Bytes) -> Iterator[tuple[int, bytes]]:
         """``(pages, data)`` of every batch; ``shadow`` takes over what they say."""

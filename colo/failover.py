@@ -195,7 +195,7 @@ async def stand_by(
     failover.guard(peer)
     arbiter.forget()
     try:
-        await follow(vm, peer)
+        failover.reason = await follow(vm, peer)
         return Ending.SHUTDOWN
     except (PeerLost, ProtocolViolation) as exc:
         reason = str(exc)

@@ -36,8 +36,8 @@ from vmm.ports import TakesOffloads
 
 RECEIVE_MAX = 64
 """Frames that filters may keep in one ``receive``: then the guest has its turn again."""
-DISCARD_MAX = 256
-"""Frames that one ``discard`` throws away: a flood must not hold up a node that stands by."""
+COLLECT_MAX = 256
+"""Frames of one ``collect``: a flood must not hold up a node that stands by."""
 INBOX_MAX = 4096
 """Frames released for the guest that it did not fetch yet; more are dropped and counted."""
 
@@ -58,7 +58,6 @@ class FilteredNet:
         "_ticking",
         "_to_guest",
         "_wire",
-        "discarded",
         "muted_frames",
         "name",
     )
@@ -76,7 +75,6 @@ class FilteredNet:
         ``epoch_s``."""
         self.name = name
         self.muted_frames = 0  # from the guest, while muted
-        self.discarded = 0  # to the guest, while muted
         self._backend = backend
         self._now_ns = now_ns
         self._epoch_s = epoch_s
@@ -188,27 +186,16 @@ class FilteredNet:
         self._muted = False
 
     def collect(self) -> list[bytes]:
-        """While muted: what came meanwhile, at most DISCARD_MAX frames at once."""
+        """While muted: what came for a guest that does not serve, at most COLLECT_MAX frames at once."""
+        self._inbox.clear()
         frames: list[bytes] = []
-        while len(frames) < DISCARD_MAX:
+        while len(frames) < COLLECT_MAX:
             with self._wire:
                 frame = self._backend.receive() if self._muted else None
             if frame is None:
                 break
             frames.append(frame)
         return frames
-
-    def discard(self) -> int:
-        """Throw away what came for a guest that does not serve; how many, at most DISCARD_MAX at once."""
-        self._inbox.clear()
-        count = 0
-        while count < DISCARD_MAX:
-            with self._wire:
-                if self._backend.receive() is None:
-                    break
-            count += 1
-        self.discarded += count
-        return count
 
     # The chain; the guest's thread, between two blocks
 

@@ -15,10 +15,11 @@ from colo.errors import ProtocolViolation
 from colo.failover import Failover
 from colo.filters import announce
 from colo.messages import Inputs, Packet
-from colo.rehearsal import Rehearsal, places
+from colo.rehearsal import Rehearsal
 from colo.replica import Replica
-from colo.stage import Stage
+from colo.stage import FirstStage, Stage
 from colo.standby_frames import StandbyFrames
+from colo.standby_ram import NO_PAGES
 from vmm import hashing
 
 INLINE_PAGES_MAX = 512
@@ -58,7 +59,8 @@ class Following:
         assert not self.replica.guest.running, "a secondary's guest does not run"
 
     def open_stage(self, epoch: int) -> Stage:
-        self._opened = Stage(self._machine, self._standby.image, epoch)
+        kind = Stage if epoch else FirstStage
+        self._opened = kind(self._machine, self._standby.image, epoch)
         return self._opened
 
     def sealed(self, epoch: int) -> None:
@@ -88,8 +90,7 @@ class Following:
         assert stage is not None
         assert stage.vmstate is not None
         stage.install_pages()
-        for address, size in places(stage.pages):
-            self._machine.cpu.invalidate(address, size)
+        self._machine.cpu.invalidate_pages(stage.pages)
         self._state = stage.vmstate.sections
         if stage.vmstate.digest:
             self._verify(stage.vmstate.digest)
@@ -112,6 +113,8 @@ class Following:
         for frames in self._frames.values():
             frames.collect()
         for port, payload in inputs.packets:
+            if port not in self._machine.door.ports:
+                raise ProtocolViolation(f"epoch {inputs.epoch}: an input for {port!r}, which is no port here")
             if port not in OWN_EVENTS:
                 self._inputs.append((inputs.epoch, (port, payload)))
             if port in self._frames:
@@ -145,7 +148,7 @@ class Following:
         if self._stage is not None:
             self._install()
         self._forget_committed_inputs()
-        machine.load_sections(self._state, ())
+        machine.load_sections(self._state, NO_PAGES)
         unheard = {name: frames.take() for name, frames in self._frames.items()}
         replica.unmute()
         for card, net in zip(machine.config.nets, replica.nets, strict=True):

@@ -194,6 +194,8 @@ class Heartbeat:
         self.max_gap_ms = 0.0
         """The longest time between two beats heard."""
         self._outgoing = bytearray()
+        self._sent_at = time.monotonic()
+        self._lapsed = False
         self._heard = self._listening_since = time.monotonic()
         self._forgiven = False
         self._lock = threading.Lock()
@@ -219,6 +221,10 @@ class Heartbeat:
     def age_ms(self) -> float:
         """Since the peer was last heard."""
         return (time.monotonic() - self._heard) * 1000
+
+    def is_overdue(self) -> bool:
+        """Did this node itself send no beat for as long as the other one waits?  It was stopped, then."""
+        return self._lapsed or time.monotonic() - self._sent_at >= self._silence_s
 
     def close(self) -> None:
         """End the thread and the connection.  From any thread, any number of times."""
@@ -282,6 +288,9 @@ class Heartbeat:
             self.sent += 1
         with suppress(*_AGAIN):
             del self._outgoing[: self._frames.sock.send(self._outgoing)]
+        now = time.monotonic()
+        self._lapsed = self._lapsed or now - self._sent_at >= self._silence_s
+        self._sent_at = now
 
     def _listen(self, woke: float) -> None:
         beats = self._frames.drain()

@@ -107,14 +107,17 @@ class Leading:
         settings: Settings,
         protected: Callable[[], None],
         *,
+        overdue: Callable[[], bool] = lambda: False,
         compress: bool = False,
     ) -> None:
-        """``protected`` is called when the secondary has installed epoch 0.
+        """``protected`` is called when the secondary has installed epoch 0; ``overdue`` tells whether
+        this node has been silent for so long that the peer may have taken it for dead.
 
         ``compress`` pays where the link is slower than two processors at 2 ms a MiB: between hosts.
         """
         self.replica = replica
         self._protected = protected
+        self._overdue = overdue
         self.policy = policy
         self.settings = settings
         self.pair, self.node, self.generation = replica.pair, replica.node, replica.generation
@@ -291,6 +294,8 @@ class Leading:
 
     def commit(self, epoch: int) -> None:
         self._patience.cancel()
+        if self._overdue():
+            raise PeerLost("this node stood still for longer than its peer waits: it may have gone on alone")
         self.replica.hold.release(epoch)
         self.epoch = epoch
         captured = self._captured

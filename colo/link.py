@@ -117,6 +117,9 @@ class Link(asyncio.BufferedProtocol):
         if self.lost is not None:
             raise PeerLost(self.lost)
 
+    async def turn(self) -> None:
+        await asyncio.sleep(0)
+
     async def receive(self) -> Message:
         """The next message; what arrived before the peer closed still comes.
 

@@ -46,6 +46,8 @@ class Network:
 
     limits = ""
     """What cannot be done with it: nothing that the design asks for."""
+    unplugged = "none,offloads"
+    """The word for a card that will be plugged into it later: a TAP takes offloads."""
 
     def __init__(
         self,

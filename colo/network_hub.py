@@ -33,6 +33,7 @@ class HubNetwork:
         " stack is not on it; only guests, and programs that speak Ethernet through vmm.backends.hub"
     )
 
+    unplugged = "none"
     namespace = None
     user_namespace = None
     pid = None

@@ -130,6 +130,7 @@ class Node(NodeStatus):
                 "migrate without x-colo would leave this machine elsewhere, which is not offered: switch"
                 " x-colo on with migrate-set-capabilities to have it protected"
             )
+        await self.arbiter.check(self.replica.pair, self.replica.generation)
         self._migration(MigrationStatus.SETUP)
         self._undertake(self._lead(address))
 

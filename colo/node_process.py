@@ -162,7 +162,10 @@ class NodeProcess:
         self.standby: StandbyRam | None = None
         self.console = HeldConsole(LogConsole(options.console), self.hold, muted=options.incoming is not None)
         opened.callback(self.console.close)
+        loading = threading.Thread(target=_load_kernels)
+        loading.start()
         self.machine = self._launch(opened)
+        loading.join()  # beats that begin with a pairing must not wait for an import
         for text in options.filters:
             self._add_filter(parse(text))
         self.guest = GuestThread(self.machine, self._ended)
@@ -266,6 +269,12 @@ class NodeProcess:
             self.guest.start()
         self.guest.run()
         return self._status
+
+
+def _load_kernels() -> None:
+    """Half a second of importing and linking, of which a first checkpoint should know nothing."""
+    import colo.scan  # noqa: F401
+    import vmm.hashing_kernel  # noqa: F401
 
 
 def run(options: NodeOptions) -> int:

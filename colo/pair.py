@@ -102,16 +102,32 @@ class Pair:
             self._say("guest", {"doing": text})
 
         self._snapshot = await asyncio.to_thread(
-            warm.snapshot, options.guest, ram_mib=options.ram_mib, append=options.append, say=building
+            warm.snapshot,
+            options.guest,
+            net=self.network.unplugged,
+            ram_mib=options.ram_mib,
+            append=options.append,
+            say=building,
         )
         self._say("guest-ready", {"snapshot": str(self._snapshot), "seconds": time.monotonic() - began})
         self.network.start()
         self._say("network", {"name": options.name, "publish": [str(each) for each in self._published]})
         (self.home / "arbiter").mkdir(mode=0o700, exist_ok=True)
-        primary = await self._start_node(SIDES[0], incoming=False)
+        primary, secondary = await self._start_both()
         self._is_primary(primary)
         self._watcher = asyncio.create_task(self._watch())
-        await self._protect()
+        await self._form(primary, secondary)
+
+    async def _start_both(self) -> list[PairNode]:
+        """Side by side; both or none."""
+        starting = [self._start_node(side, incoming=side != SIDES[0]) for side in SIDES]
+        found = await asyncio.gather(*starting, return_exceptions=True)
+        started = [node for node in found if isinstance(node, PairNode)]
+        for failure in found:
+            if isinstance(failure, BaseException):
+                await asyncio.gather(*(node.stop() for node in started))
+                raise failure
+        return started
 
     @property
     def _published(self) -> Sequence[Publish]:
@@ -150,7 +166,10 @@ class Pair:
         """Start a secondary and bring it up to date."""
         primary = self.state.primary
         assert primary is not None
-        secondary = await self._start_node(self._free_tap(primary), incoming=True)
+        await self._form(primary, await self._start_node(self._free_tap(primary), incoming=True))
+
+    async def _form(self, primary: PairNode, secondary: PairNode) -> None:
+        """Bring the secondary up to date: a pair in COLO state."""
         secondary.role = "secondary"
         self.state.secondary = secondary
         self._write_record()
@@ -322,7 +341,7 @@ def _network(options: PairOptions) -> Network | HubNetwork:
 
 def explain(options: PairOptions, home: Path, network: Network | HubNetwork) -> list[str]:
     """What ``colo up`` does, as commands for a shell."""
-    boot = ["colo", "run", options.guest, "--free-running", "--net", warm.NET]
+    boot = ["colo", "run", options.guest, "--free-running", "--net", network.unplugged]
     boot += ["--exit-on", f"'GUEST-READY {options.guest}'", "--save", f"{home}/booted.snapshot"]
     enter = f"ip netns exec {network.name} " if isinstance(network, Network) else ""
     node = [

@@ -72,14 +72,21 @@ class PairNode:
             )
         self._tasks.append(asyncio.create_task(self._wait()))
         try:
+            self._client = await self._answering()
+        except BaseException:
+            await self.stop()  # nobody else knows of this process yet
+            raise
+        self._tasks.append(asyncio.create_task(self._listen(self._client)))
+
+    async def _answering(self) -> AsyncClient:
+        try:
             async with asyncio.timeout(READY_WAIT_S):
-                self._client = await self._connect()
+                return await self._connect()
         except TimeoutError:
             raise ColoError(
                 f"node {self.name}: its control socket {self.qmp} did not answer within {READY_WAIT_S:.0f} s:"
                 f" {self.last_words()}"
             ) from None
-        self._tasks.append(asyncio.create_task(self._listen(self._client)))
 
     async def _connect(self) -> AsyncClient:
         while True:

@@ -90,7 +90,9 @@ class PrimaryPairing(Pairing):
     ) -> None:
         """``protected`` is called when the first epoch is installed on the other side."""
         super().__init__(replica, connection, arbiter)
-        self.vm = Leading(replica, policy, settings, protected, compress=compress)
+        self.vm = Leading(
+            replica, policy, settings, protected, overdue=connection.heartbeat.is_overdue, compress=compress
+        )
         self.vm.attach(connection.link)
         loop = asyncio.get_running_loop()
 

@@ -19,6 +19,9 @@ class Peer(Protocol):
     async def send(self, message: Message) -> None:
         """Hand over; returns when the link took it, which holds back a sender that is too fast."""
 
+    async def turn(self) -> None:
+        """There is nothing to send: let others run."""
+
     async def receive(self) -> Message:
         """The next message, in the order in which they were sent."""
 

@@ -32,7 +32,7 @@ from colo.messages import (
 from colo.peer import Peer, expect
 
 Batches = Iterator[tuple[int, bytes]]
-"""Pages that changed, encoded: how many, and their bytes."""
+"""Pages that changed, encoded: how many, and their bytes.  None at all: nothing to send for a while."""
 
 
 class Capture(Protocol):
@@ -49,7 +49,10 @@ class PrimaryVm(Protocol):
     """What the primary's half needs of a machine."""
 
     async def due(self) -> str | None:
-        """Wait until the policy wants a checkpoint; the reason, or None when the guest has ended."""
+        """Wait until the policy wants a checkpoint; the reason, or None when the guest has ended.
+
+        PeerLost when the peer was lost, or a failover was asked for, meanwhile.
+        """
 
     def live_round(self) -> Batches | None:
         """While the guest runs: pages changed since the last round; None when the rest fits a pause."""
@@ -58,7 +61,10 @@ class PrimaryVm(Protocol):
         """The pause: stop the guest, copy, let it run; what it says from here on is the next epoch's."""
 
     def commit(self, epoch: int) -> None:
-        """The secondary can survive us up to here: what the epoch held may go."""
+        """The secondary can survive us up to here: what the epoch held may go.
+
+        PeerLost when this node was stopped for so long that the peer may have gone on without it.
+        """
 
     def promised(self) -> None:
         """From here on the secondary may hold a whole epoch: it may take over."""
@@ -106,4 +112,7 @@ async def protect(vm: PrimaryVm, peer: Peer, epoch: int = 0) -> None:
 
 async def _send_pages(peer: Peer, epoch: int, batches: Batches) -> None:
     for count, data in batches:
-        await peer.send(RamPages(epoch, count, data))
+        if count:
+            await peer.send(RamPages(epoch, count, data))
+        else:
+            await peer.turn()

@@ -18,7 +18,7 @@ import msgspec
 
 from colo import qmp_schema as schema
 from colo.errors import ControlError
-from colo.qmp_schema import Arguments, Capability, CapabilityStatus, ColoMode, FailoverStatus
+from colo.qmp_schema import Arguments, Capability, CapabilityStatus, ColoMode
 from colo.qmp_text import convert, quote
 
 NOT_FOUND = "CommandNotFound"
@@ -67,7 +67,10 @@ class NodeControl(Protocol):
         """Give the migration up; no error if there is none."""
 
     async def lost_heartbeat(self) -> None:
-        """Believe that the peer is dead: leave COLO, or take over.  Only called in COLO mode."""
+        """Believe that the peer is dead: leave COLO, or take over.  Only called in COLO mode.
+
+        ControlError when that is under way, unless the arbiter waits for a person's word.
+        """
 
     async def checkpoint(self) -> schema.CheckpointInfo:
         """Make a checkpoint now; returns when it is committed."""
@@ -221,11 +224,8 @@ def _migrating(node: NodeControl) -> list[Command[Any]]:
 
 def _colo(node: NodeControl) -> list[Command[Any]]:
     async def lost_heartbeat() -> None:
-        now = node.colo_status()
-        if now.mode is ColoMode.NONE:
+        if node.colo_status().mode is ColoMode.NONE:
             raise ControlError("feature disabled: colo (this node is not in COLO state)")
-        if now.x_node is not None and now.x_node.failover is not FailoverStatus.NONE:
-            raise ControlError("COLO failover is already activated")
         await node.lost_heartbeat()
 
     async def checkpoint(_: Arguments) -> schema.CheckpointInfo:
@@ -240,8 +240,8 @@ def _colo(node: NodeControl) -> list[Command[Any]]:
 def _filters(node: NodeControl) -> list[Command[Any]]:
     async def add(given: dict[str, Any]) -> None:
         properties = dict(given)
-        kind = convert({"qom-type": properties.pop("qom-type", None)}, schema.ObjectKind).qom_type
-        await node.add_filter(kind, properties)
+        named = {"qom-type": properties.pop("qom-type")} if "qom-type" in properties else {}
+        await node.add_filter(convert(named, schema.ObjectKind).qom_type, properties)
 
     async def delete(wanted: schema.ObjectId) -> None:
         await node.remove_filter(wanted.id)

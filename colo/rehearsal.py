@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 
 from colo.messages import Packet
 from colo.replica import Replica
-from colo.standby_ram import Pages, StandbyRam
+from colo.standby_ram import NO_PAGES, StandbyRam
 from vmm.backends.disk import CopyOnWrite
 from vmm.machine import Ended
-from vmm.ram import HIGH_BASE, LOW_MAX, PAGE_SIZE
 
 LENGTH_NS = 5_000_000
 """Of virtual time: the answer to a request, and what a kernel does a tick later."""
@@ -41,6 +40,8 @@ class Rehearsal:
         self._replica = replica
         self._standby = standby
         self._running: Future[bool] | None = None
+        self._unwanted = False
+        """Somebody waits for the end of the one that runs."""
         self._next_s = 0.0
         self.count = 0
         self._possible = all(
@@ -55,19 +56,24 @@ class Rehearsal:
         """From this committed state, with these inputs."""
         packets = list(inputs)
         self.count += 1
+        self._unwanted = False
         self._running = self._replica.guest.submit(lambda: self._rehearse(state, packets))
 
     async def finish(self) -> None:
         """The machine is the committed one, and nobody's."""
         if self._running is not None:
-            self._replica.machine.stop()
+            self._interrupt()
             self._ended(await asyncio.wrap_future(self._running))
 
     def finish_now(self) -> None:
         """The same, for a take-over: waits for the guest's thread."""
         if self._running is not None:
-            self._replica.machine.stop()
+            self._interrupt()
             self._ended(self._running.result())
+
+    def _interrupt(self) -> None:
+        self._unwanted = True
+        self._replica.machine.stop()
 
     def _ended(self, whole: bool) -> None:
         self._running = None
@@ -82,23 +88,22 @@ class Rehearsal:
         restarts, machine.restart_on_reset = machine.restart_on_reset, False
         paced, machine.pacer.paced, machine.pacer.deaf = machine.pacer.paced, False, True
         try:
-            machine.load_sections(state, ())
+            machine.load_sections(state, NO_PAGES)
             for port, payload in inputs:
                 machine.door.enter(port, payload)
-            return machine.run(machine.clock.now_ns + LENGTH_NS) is not Ended.REQUEST
+            return self._play(machine.clock.now_ns + LENGTH_NS)
         finally:
             machine.serial.consoles, machine.restart_on_reset = consoles, restarts
             machine.pacer.paced, machine.pacer.deaf = paced, False
             machine.door.forget()
             self._take_back()
 
+    def _play(self, until_ns: int) -> bool:
+        """A stop that came when an earlier rehearsal had ended by itself is still there, and not for us."""
+        while self._replica.machine.run(until_ns) is Ended.REQUEST:
+            if self._unwanted:
+                return False
+        return True
+
     def _take_back(self) -> None:
-        for address, size in places(self._standby.give_back()):
-            self._replica.machine.cpu.invalidate(address, size)
-
-
-def places(pages: Pages) -> Iterator[tuple[int, int]]:
-    """Where pages are, as ``(address, size)``."""
-    for page in pages.tolist():
-        offset = page * PAGE_SIZE
-        yield (offset if offset < LOW_MAX else offset - LOW_MAX + HIGH_BASE), PAGE_SIZE
+        self._replica.machine.cpu.invalidate_pages(self._standby.give_back())

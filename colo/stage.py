@@ -5,8 +5,8 @@ more, because between checkpoints the installed RAM of a standing-by machine *is
 Its life is xv6's log: add, seal, install, forget.  Installing writes whole pages and nothing is read
 from where it writes, so that an install that was cut short can be done again.
 
-A page may come several times within the first epoch (live rounds of the initial synchronisation), each
-time as a difference from the time before; the stage then is the base, not RAM.
+A page may come several times within an epoch, each time as a difference from the time before; the stage
+then is the base, not RAM.
 """
 
 from __future__ import annotations
@@ -106,3 +106,17 @@ class Stage:
     def pages(self) -> npt.NDArray[np.uint32]:
         """Which pages are staged."""
         return self._pages[: self._used]
+
+
+class FirstStage(Stage):
+    """The first epoch's: nothing is promised yet, so its pages go straight into the image.
+
+    All of RAM comes in it, some of it several times, and a node that loses its primary before it is
+    sealed has nothing to stand for: there is no earlier state to keep.
+    """
+
+    def add(self, pages: RamPages) -> None:
+        assert not self.is_sealed
+        indices, contents = delta.decode(pages.count, pages.data, self._image, len(self._row_of))
+        delta.apply(self._image, indices, contents)
+        self._received += len(indices)

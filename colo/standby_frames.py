@@ -18,6 +18,8 @@ from colo.filters import FilteredNet
 
 KEPT_MAX = 2048
 """Frames; a TAP's own queue holds 500."""
+TOLD_MAX = 2048
+"""Tidings between two commits of frames that did not come: the primary's may be ahead of ours by a queue."""
 GENERATIONS = 2
 
 
@@ -28,6 +30,8 @@ class StandbyFrames:
         self._net = net
         self._kept: deque[tuple[int, bytes]] = deque()
         self._told: deque[Counter[bytes]] = deque((Counter() for _ in range(GENERATIONS)), GENERATIONS)
+        self._tidings = 0
+        """In this generation."""
         self._commit = 0
         self.lost = 0
         """Frames beyond the limit."""
@@ -54,12 +58,15 @@ class StandbyFrames:
             if kept == frame:
                 del self._kept[number]
                 return
-        self._told[-1][frame] += 1
+        if self._tidings < TOLD_MAX:
+            self._told[-1][frame] += 1
+            self._tidings += 1
 
     def committed(self) -> None:
         """A checkpoint was committed."""
         self._commit += 1
         self._told.append(Counter())
+        self._tidings = 0
         while self._kept and self._kept[0][0] <= self._commit - GENERATIONS:
             self._kept.popleft()
 

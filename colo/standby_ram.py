@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ PRESENT, SWAPPED, FILE = np.uint64(1 << 63), np.uint64(1 << 62), np.uint64(1 << 
 ENTRY = 8
 
 Pages = npt.NDArray[np.uint32]
+NO_PAGES: Pages = np.empty(0, np.uint32)
 
 
 class StandbyRam:
@@ -32,6 +34,7 @@ class StandbyRam:
     def __init__(self, size_mib: int) -> None:
         self._size = size_mib * MIB
         self._fd = os.memfd_create("colo-standby", os.MFD_CLOEXEC)
+        weakref.finalize(self, os.close, self._fd)
         os.ftruncate(self._fd, self._size)
         self.ram = Ram.map_file(size_mib, self._fd, 0)
         self._shared = mmap.mmap(self._fd, self._size)

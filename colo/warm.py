@@ -2,7 +2,8 @@
 
 A guest is booted once, alone and free-running, until it says that it is ready; its snapshot is kept in
 the cache under a key that covers everything it came from (images, command line, RAM, this build of the
-machine).  Its card is plugged into nothing meanwhile, and offers offloads, as a TAP does.
+machine).  Its card is plugged into nothing meanwhile, and offers the guest what the network that it will
+be plugged into does.
 """
 
 from __future__ import annotations
@@ -19,24 +20,32 @@ from colo.build import sources
 from colo.errors import ColoError
 from vmm.guest.store import cache_directory
 
-NET = "none,offloads"
 LIMIT_FACTOR = 12
 """Times the manifest's limit: a guest that is this late will not come."""
 DIRECTORY = "booted"
 
 
 def snapshot(
-    guest: str, *, ram_mib: int | None = None, append: str | None = None, say: Callable[[str], None]
+    guest: str,
+    *,
+    net: str,
+    ram_mib: int | None = None,
+    append: str | None = None,
+    say: Callable[[str], None],
 ) -> Path:
-    """The snapshot of ``guest``, ready to serve; made now when there is none."""
+    """The snapshot of ``guest``, ready to serve; made now when there is none.
+
+    ``net`` is the word for its card (:mod:`vmm.backends.net`) until it is plugged in.
+    """
     built = vmm.guest.open(guest).build(say)
-    wanted = (built.key, built.cmdline, str(ram_mib), str(append), sources(("vmm",)))
+    wanted = (built.key, built.cmdline, net, str(ram_mib), str(append), sources(("vmm",)))
     key = hashlib.blake2b("\0".join(wanted).encode(), digest_size=12).hexdigest()
     path = cache_directory() / DIRECTORY / f"{guest}-{key}.snapshot"
     if not path.exists():
         say(f"booting {guest} once; later starts resume from here")
         path.parent.mkdir(parents=True, exist_ok=True)
-        _boot(guest, built.info.expect, built.info.within_ms, path, _options(ram_mib, append))
+        words = ["--net", net, *_options(ram_mib, append)]
+        _boot(guest, built.info.expect, built.info.within_ms, path, words)
         _forget_others(path, guest)
     return path
 
@@ -50,7 +59,7 @@ def _boot(guest: str, expect: str, within_ms: int, path: Path, options: list[str
     """In a process of its own, so that nothing of the engine stays in this one."""
     part = path.with_suffix(f".{os.getpid()}")
     limit_s = str(within_ms * LIMIT_FACTOR / 1000)
-    command = ["run", guest, "--free-running", "--net", NET, "--until-virtual", limit_s]
+    command = ["run", guest, "--free-running", "--until-virtual", limit_s]
     command += ["--exit-on", expect, "--save", str(part), *options]
     try:
         done = subprocess.run(

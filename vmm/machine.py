@@ -6,9 +6,12 @@ is saved, loaded and compared in :mod:`vmm.saving`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from vmm import media, saving
 from vmm.attached import Backends
@@ -310,11 +313,11 @@ class Machine:
         media.check(self.attached.disks, changes)
 
     def load_sections(
-        self, saved: Mapping[str, bytes], changed: Iterable[tuple[int, int]] | None = None
+        self, saved: Mapping[str, bytes], changed: npt.NDArray[np.uint32] | None = None
     ) -> None:
         """Replace every component's state: all are unpacked before any is touched.
 
-        ``changed``: where RAM was changed before, as ``(address, size)``; None: anywhere.
+        ``changed``: which pages of RAM were changed before; None: any may have been.
         """
         saving.load_sections(self, saved, changed)
 

@@ -74,7 +74,6 @@ class SerialPort:
     def send(self, data: bytes) -> None:
         """Type ``data``: the guest gets it as fast as its FIFO empties."""
         self._door.enter(self.port, data)
-        self._arm()
 
     def pump(self, console: Console) -> None:
         """Take what was typed at ``console``, as long as the guest keeps up with it."""
@@ -89,25 +88,25 @@ class SerialPort:
         if self._feed_due:
             self._feed_due = False
             self._door.retry(self.port)
-            self._arm()
 
     def restart(self) -> None:
         """The guest's state was replaced, or a log begins: a line begins here."""
         self._line.clear()
         self._feed.cancel()
-        self._arm()
+        if self._door.is_full(self.port):
+            self._feed.arm(self._clock.now_ns + FEED_NS)
 
     def _receive(self, data: bytes) -> int:
+        """However it came to the door, the rest of it is fed to the guest."""
         assert self.uart is not None
-        return self.uart.receive(data)
+        taken = self.uart.receive(data)
+        if taken < len(data):
+            self._feed.arm(self._clock.now_ns + FEED_NS)
+        return taken
 
     def _feed_again(self) -> None:
         """Alarms of one instant fire in an order of their own, and inputs enter after all of them."""
         self._feed_due = True
-
-    def _arm(self) -> None:
-        if self._door.is_full(self.port):
-            self._feed.arm(self._clock.now_ns + FEED_NS)
 
 
 @runtime_checkable

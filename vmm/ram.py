@@ -78,6 +78,10 @@ class Ram:
                 return address - HIGH_BASE + LOW_MAX
         raise BadAddress(address, length)
 
+    def address(self, offset: int) -> int:
+        """The inverse: where the guest finds an offset of the mapping."""
+        return offset if offset < self._low else offset - self._low + HIGH_BASE
+
     def read(self, address: int, length: int) -> bytes:
         at = self.offset(address, length)
         return self._map[at : at + length]

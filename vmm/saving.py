@@ -7,9 +7,12 @@ touched, then every state is assigned, then every component hears of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from vmm import hashing, media, snapshot
 from vmm.compare import Side, differences
@@ -74,12 +77,12 @@ def unpacked(machine: Machine, packed: Mapping[str, bytes]) -> dict[str, State]:
 
 
 def load_sections(
-    machine: Machine, saved: Mapping[str, bytes], changed: Iterable[tuple[int, int]] | None = None
+    machine: Machine, saved: Mapping[str, bytes], changed: npt.NDArray[np.uint32] | None = None
 ) -> None:
     """Replace every component's state and what copy-on-write disks hold.
 
-    ``changed`` is where RAM differs from before, as ``(address, size)``: translated code of other
-    places stays.  None: anywhere.
+    ``changed`` are the pages of the RAM mapping that differ from before: translated code of others
+    stays.  None: any may.
     """
     packed, changes = media.split(saved)
     states = unpacked(machine, packed)
@@ -88,8 +91,7 @@ def load_sections(
     if changed is None:
         machine.cpu.flush()
     else:
-        for address, size in changed:
-            machine.cpu.invalidate(address, size)
+        machine.cpu.invalidate_pages(changed)
     for name, part in machine.components.items():
         part.state = states[name]
     for part in machine.components.values():

@@ -34,6 +34,14 @@ def test_none_swallows_and_counts() -> None:
     nowhere.close()
 
 
+def test_an_unplugged_card_may_offer_what_a_tap_does() -> None:
+    """For a snapshot that will be resumed where there is one."""
+    nowhere: NetBackend = parse("none,offloads")
+    assert isinstance(nowhere, Nowhere)
+    assert nowhere.offloads
+    assert (nowhere.fileno(), nowhere.receive()) == (-1, None)
+
+
 def test_parse_opens_what_it_names(tmp_path: Path) -> None:
     server: NetBackend = parse(f"stream={tmp_path}/cable,server")
     client: NetBackend = parse(f"stream={tmp_path}/cable")
@@ -49,7 +57,20 @@ def test_parse_opens_what_it_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "tap", "tap=", "stream=", "stream=,server", "hub=", "none=x", "user", "x=y"]
+    "spec",
+    [
+        "",
+        "tap",
+        "tap=",
+        "stream=",
+        "stream=,server",
+        "hub=",
+        "none=x",
+        "none,offload",
+        "none,",
+        "user",
+        "x=y",
+    ],
 )
 def test_a_spec_that_says_nothing_is_refused_with_what_to_type(spec: str) -> None:
     with pytest.raises(ConfigError, match=r"expected tap=NAME, stream=PATH\[,server\]"):

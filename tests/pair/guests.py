@@ -1,7 +1,8 @@
 """Bare-metal guests of a few instructions, for what no guest of the manifest does.
 
 ``talker`` says "line 1", "line 2", ...  ``phoenix`` says "line 1" and shuts the processor down by a
-triple fault, which resets the machine, so that it says "line 1" again.
+triple fault, which resets the machine, so that it says "line 1" again.  ``scribbler`` fills 8 MiB with
+other noise before each line: nothing about it can be packed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from tests.cpu.assembler import assemble
 
 BASE = 0x100000
 LINE = re.compile(rb"line (\d+)\r\n")
-RAM = ("--ram", "8")
 
 SOURCE = """
 start:
@@ -37,10 +37,7 @@ digit:
     jnz digit
     mov esi, edi
     call say
-    mov ecx, {pause}
-rest:
-    dec ecx
-    jnz rest
+    {work}
     {then}
 
 say:                            # the text at esi, up to its zero
@@ -64,22 +61,44 @@ digits_end: .asciz "\\r\\n"
 nowhere:    .skip 6             # an interrupt table without entries
 """
 TRIPLE_FAULT = "lidt [nowhere]\n int3"
+PAUSE = """
+    mov ecx, {rounds}
+rest:
+    dec ecx
+    jnz rest
+"""
+SCRIBBLE = """
+    mov edi, 0x400000
+    mov ecx, 0x200000           # words of 8 MiB
+    mov eax, ebp
+scribble:
+    imul eax, eax, 1664525
+    add eax, 1013904223
+    stosd
+    dec ecx
+    jnz scribble
+    mov ebp, eax
+"""
 
 
-def talker(place: Path, pause: int = 1) -> tuple[str, ...]:
-    return _words(place / "talker.elf", pause, "jmp again")
+def talker(place: Path) -> tuple[str, ...]:
+    return _words(place / "talker.elf", PAUSE.format(rounds=1), "jmp again", 8)
 
 
-def phoenix(place: Path, pause: int = 2_000_000) -> tuple[str, ...]:
-    return _words(place / "phoenix.elf", pause, TRIPLE_FAULT)
+def phoenix(place: Path, rounds: int = 2_000_000) -> tuple[str, ...]:
+    return _words(place / "phoenix.elf", PAUSE.format(rounds=rounds), TRIPLE_FAULT, 8)
 
 
-def _words(path: Path, pause: int, then: str) -> tuple[str, ...]:
+def scribbler(place: Path) -> tuple[str, ...]:
+    return _words(place / "scribbler.elf", SCRIBBLE, "jmp again", 16)
+
+
+def _words(path: Path, work: str, then: str, ram_mib: int) -> tuple[str, ...]:
     header = multiboot_header(0)
-    program = assemble(SOURCE.format(pause=pause, then=then), BASE + len(header), 32)
+    program = assemble(SOURCE.format(work=work, then=then), BASE + len(header), 32)
     contents = header + program.code
     path.write_bytes(elf([(BASE, BASE, contents, len(contents))], program["start"], 32))
-    return ("--multiboot", str(path), *RAM)
+    return ("--multiboot", str(path), "--ram", str(ram_mib))
 
 
 def lines(said: bytes) -> list[int]:

@@ -34,7 +34,7 @@ def test_a_guest_that_switches_itself_off(bench: Bench) -> None:
 
 
 def test_a_guest_that_crashes_where_a_reset_ends_the_run(bench: Bench) -> None:
-    guest = phoenix(bench.place, pause=1)
+    guest = phoenix(bench.place, rounds=1)
     primary, secondary, _ = bench.pair("--paused", "--no-reboot", guest=guest)
     primary.execute("cont")
     both_ended(primary, secondary, "guest-reset")

@@ -138,7 +138,7 @@ class Judge:
         """The arbiter decided for ``name``."""
         if self.winners.setdefault(generation, name) != name:
             self.fail("one winner", f"{name} wins generation {generation} after {self.winners[generation]}")
-        self.master = name
+        self.master = self.winners[max(self.winners)]
 
     def survives(self, machine: ToyMachine) -> None:
         """``machine`` goes on without its peer."""

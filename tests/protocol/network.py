@@ -91,6 +91,9 @@ class End:
         await Until("sent", self._has_left if self._rng.random() < SLOW else always)
         self._check()
 
+    async def turn(self) -> None:
+        """Nothing to send."""
+
     async def receive(self) -> Message:
         await Until("receive", self._can_receive)
         if self.closed:

@@ -35,6 +35,9 @@ class Line:
         if isinstance(self.last, PeerLost):
             raise self.last
 
+    async def turn(self) -> None:
+        """Nothing to send."""
+
     async def receive(self) -> Message:
         if isinstance(self.last, Exception):
             raise self.last

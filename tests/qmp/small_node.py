@@ -31,6 +31,7 @@ class SmallNode:
     def __init__(self, mode: ColoMode = ColoMode.NONE) -> None:
         self.emit: Callable[..., None] = lambda name, data=None: None
         self.mode, self.last_mode = mode, mode
+        self.filters: dict[str, str] = {}
         self.failover = FailoverStatus.NONE
         self.run_state = RunState.RUNNING
         self.epoch = 7
@@ -112,6 +113,8 @@ class SmallNode:
         self.migration = schema.MigrateInfo(status=MigrationStatus.CANCELLED)
 
     async def lost_heartbeat(self) -> None:
+        if self.failover is not FailoverStatus.NONE:
+            raise ControlError("COLO failover is already activated")
         self.failover = FailoverStatus.ACTIVE
         await self.gate.wait()
         self.failover = FailoverStatus.COMPLETED
@@ -124,6 +127,15 @@ class SmallNode:
         await self.gate.wait()
         self.epoch += 1
         return schema.CheckpointInfo(epoch=self.epoch, pause_ms=1.5, pages=3, bytes=300)
+
+    async def add_filter(self, kind: str, properties: dict[str, Any]) -> None:
+        if properties["id"] in self.filters:
+            raise ControlError(f"attempt to add duplicate property '{properties['id']}'")
+        self.filters[properties["id"]] = kind
+
+    async def remove_filter(self, id: str) -> None:
+        if self.filters.pop(id, None) is None:
+            raise ControlError(f"object '{id}' not found")
 
     async def stop(self) -> None:
         if self.run_state is RunState.RUNNING:

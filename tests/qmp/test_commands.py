@@ -28,6 +28,8 @@ COMMANDS = {
     "migrate-set-parameters",
     "x-colo-lost-heartbeat",
     "x-colo-checkpoint",
+    "object-add",
+    "object-del",
     "stop",
     "cont",
     "system_reset",
@@ -144,3 +146,14 @@ def test_python_names_become_those_of_qapi() -> None:
     assert StatusInfo.__struct_encode_fields__ == ("running", "status")
     assert CapabilityStatus.__struct_encode_fields__ == ("capability", "state")
     assert [state.value for state in FailoverStatus] == ["none", "require", "active", "completed", "relaunch"]
+
+
+@story
+async def test_filters_come_and_go_as_objects(place: Path) -> None:
+    async with served(place / "q") as (node, _), connected(place / "q") as client:
+        dump = {"qom-type": "filter-dump", "id": "d0", "netdev": "net0", "file": "x.pcap"}
+        assert await client.execute("object-add", dump) == {}
+        assert node.filters == {"d0": "filter-dump"}
+        assert "Parameter 'qom-type'" in (await refusal(client, "object-add", id="d1"))[1]
+        assert await client.execute("object-del", {"id": "d0"}) == {}
+        assert "not found" in (await refusal(client, "object-del", id="d0"))[1]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from colo.console_hold import HeldConsole
@@ -18,13 +19,18 @@ from colo.replica import Replica
 from colo.standby_ram import StandbyRam
 from tests.filters.cables import Cable
 from vmm.boot.source import BootSource, MultibootBoot
-from vmm.config import NetConfig, PcConfig, mac
+from vmm.config import DiskConfig, NetConfig, PcConfig, mac
+from vmm.devices.block import BlockBackend
 from vmm.guest import open as open_guest
 from vmm.machine import Backends, Ended, Machine
 
 LIMIT_S = 60.0
 """Of every wait: far more than anything here takes on a busy host."""
 RAM_MIB = 16
+
+BUSY = "spin: jmp spin"
+NAP = "again: sti\nhlt\njmp again"
+"""Asleep, with nothing that could come."""
 
 
 def bare(name: str, command_line: str | None = None) -> MultibootBoot:
@@ -61,16 +67,27 @@ class Node:
     """A machine with a card, a console and a guest thread, as ``colo.node_process`` puts them together."""
 
     def __init__(
-        self, boot: BootSource, *, standing_by: bool = False, ram_mib: int = RAM_MIB, name: str = "node"
+        self,
+        boot: BootSource,
+        *,
+        standing_by: bool = False,
+        ram_mib: int = RAM_MIB,
+        disks: Sequence[BlockBackend] = (),
+        name: str = "node",
     ) -> None:
         self.cable, self.ear, self.hold = Cable(), Ear(), OutputHold()
         self.net = FilteredNet(self.cable, "net0", muted=standing_by)
         self.console = HeldConsole(self.ear, self.hold, muted=standing_by)
         self.standby = StandbyRam(ram_mib) if standing_by else None
         self.machine = Machine(
-            PcConfig(ram_mib=ram_mib, nets=[NetConfig(mac(0))]),
+            PcConfig(
+                ram_mib=ram_mib,
+                bios=bool(disks),
+                nets=[NetConfig(mac(0))],
+                disks=[DiskConfig(disk.sectors, read_only=disk.read_only, ide=True) for disk in disks],
+            ),
             boot,
-            Backends(nets=[self.net], consoles=[self.console]),
+            Backends(nets=[self.net], disks=list(disks), consoles=[self.console]),
             ram=None if self.standby is None else self.standby.ram,
         )
         self.ended: list[Ended] = []
@@ -106,6 +123,10 @@ class Node:
         self.machine.close()
         self.net.close()
         self.console.close()
+
+
+def thread_of(pc: Machine) -> GuestThread:
+    return GuestThread(pc, lambda ended: None)
 
 
 @contextmanager
@@ -152,6 +173,16 @@ def until(happened: Callable[[], object], what: str) -> None:
         pause.wait(0.001)
 
 
+def moved(node: Node, by_ns: int) -> Callable[[], bool]:
+    """Has the guest come so much further?"""
+    goal_ns = node.machine.clock.now_ns + by_ns
+    return lambda: node.machine.clock.now_ns >= goal_ns
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 class End:
     """One end of a connection between two halves in one loop (:class:`colo.peer.Peer`)."""
 
@@ -169,6 +200,9 @@ class End:
         self.peer._arrived.put_nowait(message)
         await asyncio.sleep(0)
 
+    async def turn(self) -> None:
+        await asyncio.sleep(0)
+
     async def receive(self) -> Message:
         """What arrived before the other end closed still comes."""
         message = None if self._shut else await self._arrived.get()
@@ -176,7 +210,7 @@ class End:
             raise PeerLost("the connection was cut")
         return message
 
-    def close(self) -> None:
+    def close(self, reason: str = "closed here") -> None:
         assert self.peer is not None
         self._shut = True
         for end in (self, self.peer):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from colo.delta import HEADER, LZ4, PLAIN, Bytes, Outgoing
 from colo.errors import ProtocolViolation
 from colo.messages import RamPages, VmstateSize
-from colo.stage import ROWS_MIN, Stage
+from colo.stage import ROWS_MIN, FirstStage, Stage
 from tests.machine.support import MS, machine
 from vmm.backends.disk import MemoryDisk
 from vmm.config import DiskConfig, PcConfig
@@ -131,6 +131,27 @@ def test_live_rounds_build_on_each_other(
     assert (image == sender.ram).all()
 
 
+def test_the_first_epoch_goes_straight_into_the_image(pc: Machine) -> None:
+    """Nothing is promised yet, so there is nothing to keep; live rounds build on what is there."""
+    sender, image = Sender(), noise(1)
+    stage = FirstStage(pc, image, 0)
+    for value in range(1, 5):
+        sender.rows[[0, 3, PAGES - 1], : 8 * value] = value
+        sender.rows[value] = 0
+        for batch in sender.batches():
+            stage.add(batch)
+        assert (image == sender.ram).all()
+    (good,) = (sender.rows[9].fill(9), sender.batches())[1]
+    with pytest.raises(ProtocolViolation):
+        stage.add(RamPages(0, good.count, good.data[:-4]))
+    stage.add(good)
+    with pytest.raises(ProtocolViolation, match="the peer says it sent 1"):
+        stage.seal(vmstate(pc, 1))
+    stage.seal(vmstate(pc, sender.count))
+    stage.install_pages()
+    assert (image == sender.ram).all()
+
+
 def test_a_stage_grows_with_its_epoch_and_forgets_nothing(pc: Machine) -> None:
     sender, image = Sender(), noise(1)
     stage = Stage(pc, image, 0)
@@ -204,7 +225,9 @@ def test_changes_of_a_disk_are_checked_as_well(pc: Machine) -> None:
     whole = pc.everything()
     refused(pc, whole | {"medium0": b"short"}, "disk")
     refused(pc, whole | {"medium0": whole["medium0"] + b"\0"}, "disk")
-    refused(pc, whole | {"medium0": whole["medium0"][:16] + bytes(16) + whole["medium0"][32:]}, "another base")
+    refused(
+        pc, whole | {"medium0": whole["medium0"][:16] + bytes(16) + whole["medium0"][32:]}, "another base"
+    )
     refused(pc, whole | {"medium1": whole["medium0"]}, "disk 1")
     refused(pc, whole | {"mediumx": whole["medium0"]}, "disk x")
     refused(pc, {name: data for name, data in whole.items() if name != "medium0"}, "disk 0")
@@ -239,7 +262,9 @@ batches = st.builds(
 
 
 @given(st.lists(batches, min_size=1, max_size=6))
-def test_hostile_batches_are_refused_or_staged_and_touch_nothing(pc: Machine, hostile: list[RamPages]) -> None:
+def test_hostile_batches_are_refused_or_staged_and_touch_nothing(
+    pc: Machine, hostile: list[RamPages]
+) -> None:
     """Whatever comes: ProtocolViolation, or pages inside RAM; what was staged before stays."""
     image = noise(1)
     sender, stage = Sender(), Stage(pc, image, 0)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vmm.errors import BadAddress, ConfigError
-from vmm.ram import HIGH_BASE, LOW_MAX, MIB, Ram
+from vmm.ram import HIGH_BASE, LOW_MAX, MIB, PAGE_SIZE, Ram
 
 # Anonymous memory costs nothing until it is touched: a machine with a hole is cheap to make.
 BIG_MIB = 4096
@@ -90,6 +93,43 @@ def test_clear_is_power_on() -> None:
     ram.write(0, b"x" * MIB)
     ram.clear()
     assert ram.read(0, MIB) == bytes(MIB)
+
+
+def test_clears_are_counted() -> None:
+    """Who tracks changed pages cannot see them otherwise."""
+    ram = Ram(1)
+    assert ram.clears == 0
+    for _ in range(3):
+        ram.clear()
+    assert ram.clears == 3
+
+
+def over_a_file() -> Ram:
+    fd = os.memfd_create("image")
+    try:
+        os.pwrite(fd, b"\x11" * MIB, 0)
+        return Ram.map_file(1, fd, 0)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    "pages", [[], [0], [255], [0, 1, 2], [3, 5, 6, 7, 100, 255], list(range(256)), list(range(0, 256, 2))]
+)
+def test_reverted_pages_are_the_files_again_and_the_others_stay(pages: list[int]) -> None:
+    ram = over_a_file()
+    ram.array[:] = 0x22
+    ram.revert(np.array(pages, np.uint32))
+    found = ram.array.reshape(-1, PAGE_SIZE)
+    assert (found[pages] == 0x11).all()
+    assert (np.delete(found, pages, axis=0) == 0x22).all()
+    ram.array[:] = 0x33
+    assert (found == 0x33).all(), "and they can be written again"
+
+
+def test_only_ram_over_a_file_can_be_reverted() -> None:
+    with pytest.raises(AssertionError):
+        Ram(1).revert(np.array([0], np.uint32))
 
 
 @pytest.mark.parametrize("size_mib", [0, -1, 65537])

@@ -86,12 +86,14 @@ def measured(names: Sequence[str], given: argparse.Namespace) -> tuple[Run, dict
         if any(name in PROTECTED for name in names):
             protected.warm_up(run)
         for name in names:
-            run.section, run.count = name, given.rounds or rounds(name)
+            run.section, run.count, run.failures = name, given.rounds or rounds(name), []
             load = os.getloadavg()[0]
             try:
                 SECTIONS[name].measure(run)
             except (Unavailable, Lost) as exc:
-                missing[name] = str(exc)
+                run.failures.append(str(exc))
+            if run.failures:
+                missing[name] = "; ".join(run.failures)
             say = f"{run.count} rounds; load {load:.2f} before, {os.getloadavg()[0]:.2f} after"
             show(run, name, say, missing.get(name))
     return run, missing

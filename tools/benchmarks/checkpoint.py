@@ -48,9 +48,11 @@ def measure(run: Run) -> None:
     redis = [Redis(run, name, dialogues) for name, dialogues in loads().items()]
     for _ in run.rounds():
         for point in counters.values():
-            point.measure(run)
+            with run.apart(f"{point.mib} MiB, {point.source}"):
+                point.measure(run)
         for load in redis[-1:] if run.quick else redis:
-            load.measure(run)
+            with run.apart(load.name):
+                load.measure(run)
 
 
 class Point:
@@ -95,7 +97,7 @@ class Redis:
 
     def __init__(self, run: Run, name: str, dialogues: Callable[[], Sequence[Dialogue]]) -> None:
         self._dialogues = dialogues
-        self._name = name
+        self.name = name
         self.pause = run.figure(f"{name}: pause", "ms")
         self.kib = run.figure("  a checkpoint", "KiB")
         self.share = run.figure("  of its full pages", "%", limit=100.0, of="max")
@@ -125,4 +127,4 @@ class Redis:
             self.share.samples.append(epoch["bytes_sent"] / 1024 / (epoch["pages_sent"] * PAGE_KIB) * 100)
         for figure, (_, _, of) in zip(self.others, OTHERS, strict=True):
             figure.samples.append(of(epoch))
-        run.record(guest="redis", load=self._name, **epoch)
+        run.record(guest="redis", load=self.name, **epoch)

@@ -53,7 +53,9 @@ METHOD = (
 
 def measure(run: Run) -> None:
     for connections in CONNECTIONS[-1:] if run.quick else CONNECTIONS:
-        Case(run, connections).measure(run)
+        case = Case(run, connections)
+        with run.apart(f"{connections} connections"):
+            case.measure(run)
 
 
 class Side:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import vmm.guest
-from tools.benchmarks.emulator import Board
+from tools.benchmarks.emulator import Board, Lost
 from tools.benchmarks.figures import Figure
 from tools.benchmarks.host import ROOT, Unavailable
 from tools.benchmarks.measure import Measure
@@ -35,6 +36,9 @@ class Run:
     records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """By section: everything that was seen, a row each, ready to be plotted."""
 
+    failures: list[str] = field(default_factory=list)
+    """Of this section: what was begun and could not be measured."""
+
     def measure(self, name: str, unit: str, **more: Any) -> Measure:
         self.measures.append(Measure(self.section, name, unit, **more))
         return self.measures[-1]
@@ -45,6 +49,15 @@ class Run:
 
     def record(self, **row: Any) -> None:
         self.records.setdefault(self.section, []).append(row)
+
+    @contextmanager
+    def apart(self, what: str) -> Iterator[None]:
+        """One of several things in a section: when it cannot be measured, the others still are."""
+        try:
+            yield
+        except Lost as exc:
+            self.failures.append(f"{what}: {exc}")
+            self.say(self.failures[-1])
 
     def rounds(self) -> Iterator[int]:
         for number in range(1, self.count + 1):

@@ -18,6 +18,9 @@ from enum import Enum
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from vmm.boot.entry import Entry
 from vmm.bus import Bus
 from vmm.clock import NEVER_NS
@@ -25,9 +28,10 @@ from vmm.cpu import control, detour, layout, library, registers, selfcheck
 from vmm.cpu.control import ControlBlock
 from vmm.cpu.cpu_clock import CpuClock
 from vmm.cpu.engine import DEFAULT_COSTS, Costs, Engine
-from vmm.cpu.registers import CpuState, SegmentState
+from vmm.cpu.entry_state import state_of
+from vmm.cpu.registers import CpuState
 from vmm.errors import EngineError
-from vmm.ram import HIGH_BASE, Ram
+from vmm.ram import HIGH_BASE, PAGE_SIZE, Ram
 
 _DOUBLE_FAULT = 8
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint64)
@@ -299,6 +303,12 @@ class Cpu:
         if self._code_pages[first] or (first != last and any(self._code_pages[first : last + 1])):
             self._invalidate(self._engine.uc, address, address + size)
 
+    def invalidate_pages(self, pages: npt.NDArray[np.uint32]) -> None:
+        """The same of many pages of the RAM mapping (:mod:`vmm.ram`)."""
+        with_code = np.frombuffer(self._code_pages, np.uint8)[pages] != 0
+        for page in pages[with_code].tolist():
+            self.invalidate(self._ram.address(page * PAGE_SIZE), PAGE_SIZE)
+
     def flush(self) -> None:
         """Forget all translated code and all address translations."""
         self._library.ctl(self._engine.uc, library.UC_CTL_TB_FLUSH)
@@ -371,7 +381,7 @@ class Cpu:
 
     def enter(self, entry: Entry) -> None:
         """Registers as a loader wants them (:mod:`vmm.boot.entry`)."""
-        self.state = _state_of(entry, self.block.now_ns)
+        self.state = state_of(entry, self.block.now_ns)
         ctypes.c_uint32.from_address(self.env + layout.HFLAGS).value = 0
         self._library.cpu_x86_update_cr0_x86_64(self.env, entry.cr0 & 0xFFFFFFFF)
         self._library.cpu_x86_update_cr4_x86_64(self.env, entry.cr4)
@@ -380,21 +390,3 @@ class Cpu:
 
 
 _IF = 0x200
-
-
-def _state_of(entry: Entry, now_ns: int) -> CpuState:
-    state = CpuState(now_ns=now_ns, rip=entry.ip, rflags=entry.rflags, efer=entry.efer)
-    for index, name in enumerate(registers.GENERAL):
-        state.general[index] = entry.registers.get(name, 0)
-    for index, name in enumerate(registers.SEGMENT_NAMES):
-        state.segments[index] = _segment(entry, name)
-    state.ldt, state.tr = _segment(entry, "ldt"), _segment(entry, "tr")
-    state.gdt = SegmentState(base=entry.gdt[0], limit=entry.gdt[1])
-    state.idt = SegmentState(base=entry.idt[0], limit=entry.idt[1])
-    state.control[0], state.control[3], state.control[4] = entry.cr0, entry.cr3, entry.cr4
-    return state
-
-
-def _segment(entry: Entry, name: str) -> SegmentState:
-    loaded = entry.segments[name]
-    return SegmentState(loaded.selector, loaded.base, loaded.limit, loaded.flags)
