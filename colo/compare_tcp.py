@@ -178,6 +178,8 @@ class TcpConnection(Conversation):
             new = sides.add(piece, primary)
             if not new:
                 return True
+            if self.diverged is not None:  # only kept, so that it can be compared with later
+                return False
             before = sides.base
             sides.advance()
             wrong = sides.disagreement()

@@ -179,7 +179,7 @@ def parse(frame: bytes, l2: int = 0) -> Packet:
 
 def other(frame: bytes, l2: int = 0) -> Packet:
     """``frame`` as something to compare as a whole."""
-    return Packet(frame, OTHER_KIND, frame[l2 : l2 + ETHERNET], l2, start=l2, end=len(frame))
+    return Packet(frame, OTHER_KIND, frame[l2 : l2 + ETHERNET], l2, start=min(l2, len(frame)), end=len(frame))
 
 
 def _walk(frame: bytes, l2: int) -> Packet:
@@ -296,5 +296,6 @@ def describe(packet: Packet) -> str:
         for number, at in enumerate((packet.l4, packet.l4 + 2)):
             host = f"[{ends[number]}]" if ":" in ends[number] else ends[number]
             ends[number] = f"{host}:{_word(packet.frame, at)}"
-    tagged = f" in {packet.frame[packet.l2 + 12 : packet.l3 - 2].hex()}" if packet.l3 - packet.l2 > 14 else ""
+    tags = [_word(packet.frame, at) & 0xFFF for at in range(packet.l2 + ETHERNET, packet.l3 - 2, 4)]
+    tagged = f" vlan {'.'.join(map(str, tags))}" if tags else ""
     return f"{name} {ends[0]} > {ends[1]}{tagged}"

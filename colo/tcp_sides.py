@@ -51,13 +51,14 @@ class Side:
 class Sides:
     """Both, and ``base``."""
 
-    __slots__ = ("base", "history", "primary", "secondary", "tally")
+    __slots__ = ("base", "closed", "history", "primary", "secondary", "tally")
 
     def __init__(self, tally: Tally) -> None:
         self.tally = tally
         self.primary = Side()
         self.secondary = Side()
         self.base: int | None = None
+        self.closed = False  # the primary sent RST
         self.history = History(0)
 
     # Where a frame belongs
@@ -103,6 +104,7 @@ class Sides:
             if len(me.resets) >= RESETS_MAX:
                 del me.resets[next(iter(me.resets))]
             me.resets[packet.seq] = None
+            self.closed |= primary
             return self.disagreement()
         if not me.spoke:
             me.spoke = True
@@ -148,7 +150,7 @@ class Sides:
             assert other.stream is not None
             if one.fin is not None and max(one.stream.front, other.stream.front) > one.fin:
                 return Reason.FIN_DIFFERS, f"bytes behind the end at {one.fin}"
-            if one.resets and not other.resets and other.stream.front > one.stream.front:
+            if one.resets and other.stream.front > one.stream.front:
                 return Reason.RST_DIFFERS, "one of them goes on where the other was reset"
         return None
 
@@ -271,7 +273,7 @@ class Sides:
         return bool(its.resets) and any(seq not in mine.resets for seq in its.resets)
 
     def ended(self) -> bool:
-        return bool(self.primary.resets) or self.primary.fin is not None
+        return self.closed or self.primary.fin is not None
 
     # Checkpoint
 
@@ -291,7 +293,10 @@ class Sides:
         else:
             self.base = None
         its.ack, its.fin, its.isn, its.profile = mine.ack, mine.fin, mine.isn, mine.profile
-        its.resets, its.spoke = dict(mine.resets), mine.spoke
+        its.spoke = mine.spoke
+        # A reset that is said again is compared again: one that was no end must not look like one for ever.
+        mine.resets.clear()
+        its.resets.clear()
         its.stream = Stream(self.base) if self.base is not None else None
 
     def _settle(self, stream: Stream) -> None:

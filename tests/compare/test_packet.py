@@ -17,18 +17,22 @@ SIX = {"source": GUEST6, "destination": CLIENT6}
 HOP_BY_HOP = bytes((6, 0, 1, 4, 0, 0, 0, 0))
 
 
+SEGMENT = frames.tcp(7, b"hello", ack=9)[34:]
+NAME, NAME6 = "tcp 10.77.0.2:80 > 10.77.0.1:40000", "tcp [fd00::2]:80 > [fd00::1]:40000"
+
+
 @pytest.mark.parametrize("vnet", [False, True])
 @pytest.mark.parametrize(
     ("frame", "name"),
     [
-        (frames.tcp(7, b"hello", ack=9), "tcp 10.77.0.2:80 > 10.77.0.1:40000"),
-        (frames.tcp(7, b"hello", ack=9, options=b"\1\1"), "tcp 10.77.0.2:80 > 10.77.0.1:40000"),
-        (frames.ip(6, frames.tcp(7, b"hello", ack=9)[34:], options=b"\x94\4\0\0"), "tcp 10.77.0.2:80 > 10.77.0.1:40000"),
-        (frames.tcp(7, b"hello", ack=9, vlans=[5]), "tcp 10.77.0.2:80 > 10.77.0.1:40000 in 810000050800"),
-        (frames.tcp(7, b"hello", ack=9, **SIX), "tcp [fd00::2]:80 > [fd00::1]:40000"),
-        (frames.ip(0, frames.tcp(7, b"hello", ack=9)[34:], options=HOP_BY_HOP, **SIX), "tcp [fd00::2]:80 > [fd00::1]:40000"),
+        (frames.tcp(7, b"hello", ack=9), NAME),
+        (frames.tcp(7, b"hello", ack=9, options=b"\1\1"), NAME),
+        (frames.ip(6, SEGMENT, options=b"\x94\4\0\0"), NAME),
+        (frames.tcp(7, b"hello", ack=9, vlans=[5]), f"{NAME} vlan 5"),
+        (frames.tcp(7, b"hello", ack=9, **SIX), NAME6),
+        (frames.ip(0, SEGMENT, options=HOP_BY_HOP, **SIX), NAME6),
     ],
-)  # fmt: skip
+)
 def test_a_segment_is_found_behind_every_header(frame: bytes, name: str, vnet: bool) -> None:
     frame = bytes(VNET_HEADER) + frame if vnet else frame
     for padding in (b"", bytes(6)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,18 +41,25 @@ def bare(name: str, command_line: str | None = None) -> MultibootBoot:
 
 
 class Ear:
-    """A console that remembers what it heard."""
+    """A console that remembers what it heard, and at which a test types."""
 
     pending_output = False
 
     def __init__(self) -> None:
         self.heard = bytearray()
+        self._reading, self._writing = os.pipe2(os.O_NONBLOCK)
+
+    def type(self, data: bytes) -> None:
+        os.write(self._writing, data)
 
     def fileno(self) -> int:
-        return -1
+        return self._reading
 
     def receive(self) -> bytes | None:
-        return None
+        try:
+            return os.read(self._reading, 4096)
+        except BlockingIOError:
+            return None
 
     def write(self, data: bytes) -> None:
         self.heard += data
@@ -60,7 +68,8 @@ class Ear:
         """Nothing is kept back."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        os.close(self._reading)
+        os.close(self._writing)
 
 
 class Node:
@@ -97,7 +106,10 @@ class Node:
         self.guest = GuestThread(self.machine, self.ended.append)
         if standing_by:
             self.guest.freeze()
-        self.replica = Replica(
+        self.replica = self._replica(name)
+
+    def _replica(self, name: str) -> Replica:
+        return Replica(
             guest=self.guest,
             nets=[self.net],
             consoles=[self.console],

@@ -7,9 +7,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
+from types import FrameType
+from typing import Any
 
 import pytest
 
+from colo import input_mirror
 from colo.input_mirror import KEPT, InputMirror
 from colo.messages import INPUTS_MAX, Inputs, Message, Packet
 from colo.replica import Totals
@@ -28,7 +31,7 @@ def said(end: End) -> list[tuple[int, Packet]]:
 
 async def settled(end: End, count: int) -> None:
     """Until so many inputs were sent; the loop has nothing else to do."""
-    async with asyncio.timeout(LIMIT_S):
+    async with asyncio.timeout(LIMIT_S / 4):
         while len(said(end)) < count:
             await asyncio.sleep(0)
 
@@ -188,6 +191,44 @@ def test_bursts_with_rests_in_between_wake_the_sender_every_time() -> None:
 
         await asyncio.to_thread(guest)
         assert said(end) == [(0, numbered(number)) for number in range(count)]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("line", range(1, 40))
+def test_an_input_is_sent_before_whichever_line_of_the_sender_it_comes(line: int) -> None:
+    """Another thread's: where two threads could miss each other is between two lines."""
+
+    async def scenario() -> None:
+        mirror, (end, _) = InputMirror(Totals()), connection()
+        mirror.attach(end)
+        left = line
+
+        def trace(frame: FrameType, event: str, arg: object) -> Any:
+            nonlocal left
+            if frame.f_code.co_filename != input_mirror.__file__:
+                return None
+            left -= event == "line"
+            if left == 0:
+                left = -1
+                guest = threading.Thread(target=mirror.hear, args=numbered(2))
+                guest.start()
+                guest.join()
+            return trace
+
+        before = sys.gettrace()
+        mirror.hear(*numbered(1))
+        sys.settrace(trace)
+        try:
+            await settled(end, 1)
+            while mirror._due:
+                await asyncio.sleep(0)
+        finally:
+            sys.settrace(before)
+        if left >= 0:  # it has rested before it came to that line
+            mirror.hear(*numbered(2))
+        await settled(end, 2)
+        assert said(end) == [(0, numbered(1)), (0, numbered(2))]
 
     asyncio.run(scenario())
 

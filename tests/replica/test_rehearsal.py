@@ -196,6 +196,7 @@ def test_nobody_hears_of_it() -> None:
         node = each.standing_by()
         with started(node):
             node.cable.arrive(b"a frame of a client, which the survivor must be given")
+            node.ear.type(b"typed for the survivor")
             total = node.machine.console.total
             trial = rehearsal_of(node)
             for _ in range(3):
@@ -206,6 +207,7 @@ def test_nobody_hears_of_it() -> None:
             assert node.console.muted_bytes == 0
             assert node.machine.console.total == total
             assert node.cable.receive() is not None
+            assert node.ear.receive() == b"typed for the survivor"
             assert node.ended == []
             assert not node.guest.has_run
 

@@ -91,6 +91,51 @@ def test_a_survivor_runs_code_that_changed_in_every_epoch(source: Source) -> Non
     asyncio.run(scenario())
 
 
+PATCHED_BY_WHAT_IS_TYPED = """
+    xor ax, ax
+    mov ds, ax
+turn:
+    inc dword ptr [0x600]
+changed:
+    mov al, 0x11
+    movzx eax, al
+    add [0x604], eax
+    mov dx, 0x3fd
+    in al, dx
+    test al, 1
+    jz turn
+    mov dx, 0x3f8
+    in al, dx
+    mov [changed + 1], al
+    jmp turn
+"""
+
+
+def test_a_survivor_runs_the_code_that_was_committed_and_not_what_it_rehearsed(source: Source) -> None:
+    """The primary changes an instruction once; whoever stands by has translated the one before."""
+
+    async def scenario() -> None:
+        boot = sector(PATCHED_BY_WHAT_IS_TYPED)
+        async with pair(boot, Settings(dirty_source=source), ram_mib=1, begin_ns=MS) as made:
+            primary, following = made.primary, made.following
+            await made.synchronise()
+            for number in range(1, 6):
+                following._rehearsal.begin(following._state, [])
+                rehearsed = following._rehearsal._running
+                assert rehearsed is not None
+                await asyncio.wrap_future(rehearsed)
+                primary.guest.call(lambda typed=bytes([number]): primary.machine.serial.send(typed))
+                at_ns = primary.machine.clock.now_ns + 2 * MS
+                primary.guest.call(lambda at_ns=at_ns: held_there(primary, at_ns))
+                await made.checkpoint()
+            await made.lost()
+            at_ns = primary.machine.clock.now_ns + 10 * MS
+            expected = primary.guest.call(lambda: held_there(primary, at_ns))
+            assert take_over_until(made, at_ns) == expected
+
+    asyncio.run(scenario())
+
+
 def test_an_epoch_that_is_not_whole_does_not_count() -> None:
     """The primary dies between two batches: the survivor is the epoch before, RAM and all."""
 
