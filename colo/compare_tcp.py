@@ -8,7 +8,8 @@ or at it,
 
 1. sent every byte of S, the same bytes at the same positions, in whatever segments;
 2. sent the SYN, FIN or RST that S has, at the same place, a SYN with the same options;
-3. acknowledged at least what S acknowledges.
+3. acknowledged at least what S acknowledges;
+4. came, if S is without bytes, at least to the number that S stands at.
 
 **Why that is safe.**  Let the primary die after S was released.  The client knows three things from S.
 It has the bytes of S and may acknowledge them: by 1 the secondary's SND.NXT is at or beyond their end,
@@ -19,17 +20,18 @@ S acknowledges, which nobody can send again: by 3 the secondary received all of 
 acknowledges only what it has, and RCV.NXT never goes back.  So each number that the client may use lies
 within what the secondary's TCP can continue from, and the stream that the client reads is a prefix of
 the secondary's.  Neither half can be left out: without 1 the client acknowledges bytes that were never
-sent, without 3 bytes of the client are lost for good.  What S promises beyond these may be taken back by
+sent, without 3 bytes of the client are lost for good.  4 is for the client's SND.WL1, the number that
+its peer was last heard at: it ignores windows from before that, so a secondary that is behind it could
+not open its window again.  What S promises beyond these may be taken back by
 any TCP: selectively acknowledged bytes (RFC 2018, section 8) and window (RFC 9293, section 3.8.6).
 
 **At a checkpoint** the secondary becomes what the primary was: it has sent all that the primary sent and
 received all that the primary acknowledged, so those are where comparison goes on from.  What the former
 secondary said is void, above all its acknowledgements.
 
-**Order.**  A segment is released as soon as the rule holds for it.  New bytes leave in the order in which
-the primary sent them.  Retransmissions and pure acknowledgements may overtake bytes that wait, as on any
-network; held back, they could starve the secondary of the acknowledgement that it needs in order to say
-what the primary waits for.
+**Order.**  Segments leave in the order in which the primary sent them, since their numbers grow.  Only what
+repeats older numbers may overtake others that wait, as on any network; held back, a retransmission could
+starve the secondary of the acknowledgement that it needs in order to say what the primary waits for.
 
 **Ignored, and why.**  Window, selective acknowledgements: see above.  Time stamp values: clocks of two
 hosts, the rewriter's business; that they are there is compared.  Initial sequence number: likewise.
@@ -57,16 +59,20 @@ MATCHED, RETRANSMITTED, ACKNOWLEDGED = Reason.MATCHED, Reason.RETRANSMITTED, Rea
 CARRIED = Reason.CARRIED
 
 
+def reason_of(packet: Packet) -> Reason:
+    """Of the release of what was covered."""
+    return MATCHED if packet.end > packet.start or packet.flags & CONTROL else ACKNOWLEDGED
+
+
 class TcpConnection(Conversation):
     """From SYN to the next SYN between the same ports; then :attr:`ahead` is what follows."""
 
-    __slots__ = ("acks", "ahead", "ahead_is_primary", "held", "is_ahead", "secondary_since_ms", "sides")
+    __slots__ = ("ahead", "ahead_is_primary", "held", "is_ahead", "secondary_since_ms", "sides")
 
     def __init__(self, first: Packet, tally: Tally, epoch: int) -> None:
         super().__init__(first, tally, epoch)
         self.sides = Sides(tally)
-        self.held: deque[Packet] = deque()  # of the primary, with bytes or flags
-        self.acks: deque[Packet] = deque()  # of the primary, without
+        self.held: deque[Packet] = deque()  # of the primary
         self.secondary_since_ms: float | None = None  # since when it said more than the primary
         self.ahead: TcpConnection | None = None  # the next incarnation, which one side has begun
         self.ahead_is_primary = False
@@ -94,41 +100,29 @@ class TcpConnection(Conversation):
             self._note_flags(packet, True, out)
         if packet.end > packet.start:
             again = self._take(packet, True, now_ms, out)
-        if (self.held or self.acks) and self.diverged is None:
+        if self.held and self.diverged is None:
             self._release_ready(out)  # what the primary said before goes first
         if self.diverged is None and self.sides.covered(packet):
-            if packet.end > packet.start or flags & CONTROL:
-                self.release(packet, RETRANSMITTED if again else MATCHED, out)
-            else:
-                self.release(packet, ACKNOWLEDGED, out)
+            self.release(packet, RETRANSMITTED if again else reason_of(packet), out)
         else:
             self._hold(packet, now_ms, out)
 
     def _is_crowded(self) -> bool:
-        kept = len(self.held) + len(self.acks)
-        return kept >= HARD * self.tally.settings.queue_max or self.tally.full(HARD)
+        return len(self.held) >= HARD * self.tally.settings.queue_max or self.tally.full(HARD)
 
     def _hold(self, packet: Packet, now_ms: float, out: list[Decision]) -> None:
-        kept = len(self.held) + len(self.acks)
+        kept = len(self.held)
         if kept >= self.tally.settings.queue_max or self.tally.full():
             self.diverge(Reason.QUEUE_FULL, f"{kept} frames of the primary wait", out)
         self.keep(packet, now_ms)
-        if packet.end > packet.start or packet.flags & CONTROL:
-            self.held.append(packet)
-        else:
-            self.acks.append(packet)
+        self.held.append(packet)
 
     def _release_ready(self, out: list[Decision]) -> None:
         """From the left, what is covered now: positions grow, so what is behind is not covered either."""
-        covered = self.sides.covered
-        while self.held and covered(self.held[0]):
+        while self.held and self.sides.covered(self.held[0]):
             packet = self.held.popleft()
             self.let_go(packet)
-            self.release(packet, MATCHED, out)
-        while self.acks and covered(self.acks[0]):
-            packet = self.acks.popleft()
-            self.let_go(packet)
-            self.release(packet, ACKNOWLEDGED, out)
+            self.release(packet, reason_of(packet), out)
 
     # Frames of the secondary
 
@@ -157,7 +151,7 @@ class TcpConnection(Conversation):
             again = self._take(packet, False, now_ms, out)
         self.drop(packet, RETRANSMITTED if again else CARRIED, out)
         if self.diverged is None:
-            if self.held or self.acks:
+            if self.held:
                 self._release_ready(out)
             if self.secondary_since_ms is None and self.sides.secondary_alone():
                 self.secondary_since_ms = now_ms
@@ -221,18 +215,14 @@ class TcpConnection(Conversation):
             self.feed_secondary(packet, now_ms, out)
 
     def _become(self, ahead: TcpConnection, out: list[Decision]) -> None:
-        left = [*self.held, *self.acks]
+        left = len(self.held)
         self.forget_secondary()
         self.ahead = None
         self.sides, self.diverged = ahead.sides, ahead.diverged or self.diverged
         self.secondary_since_ms = ahead.secondary_since_ms
-        for packet in (*ahead.held, *ahead.acks):
-            packet.serial = self.serial
-            self.serial += 1
         self.held.extend(ahead.held)
-        self.acks.extend(ahead.acks)
         if left:
-            self.diverge(Reason.SYN_DIFFERS, f"a new connection while {len(left)} frames waited", out)
+            self.diverge(Reason.SYN_DIFFERS, f"a new connection while {left} frames waited", out)
 
     # As a conversation
 
@@ -242,7 +232,7 @@ class TcpConnection(Conversation):
             self.ahead.forget_secondary()
 
     def waits(self) -> bool:
-        if self.held or self.acks or self.diverged is not None or self.ahead is not None:
+        if self.held or self.diverged is not None or self.ahead is not None:
             return True
         return self.sides.secondary_alone()
 
@@ -250,7 +240,7 @@ class TcpConnection(Conversation):
         return self.sides.ended()
 
     def held_since_ms(self) -> float | None:
-        times = [queue[0].since_ms for queue in (self.held, self.acks) if queue]
+        times = [self.held[0].since_ms] if self.held else []
         if self.ahead is not None and (since := self.ahead.held_since_ms()) is not None:
             times.append(since)
         return min(times, default=None)
@@ -259,25 +249,27 @@ class TcpConnection(Conversation):
         limits = self.tally.settings
         if self.diverged is not None:
             return
-        if self.held and now_ms - self.held[0].since_ms >= limits.wait_ms:
-            self.diverge(*self.sides.missing(self.held[0]), out)
-        elif self.acks and now_ms - self.acks[0].since_ms >= limits.ack_wait_ms:
-            self.diverge(*self.sides.missing(self.acks[0]), out)
-        elif not self.sides.secondary_alone():
+        for packet in self.held:  # the first that a client may be waiting for, and those before it
+            pure = reason_of(packet) is ACKNOWLEDGED
+            if now_ms - packet.since_ms >= (limits.ack_wait_ms if pure else limits.wait_ms):
+                self.diverge(*self.sides.missing(packet), out)
+                return
+            if not pure:
+                break
+        if self.ahead is not None:
+            self.ahead.expire(now_ms, out)
+        if not self.sides.secondary_alone():
             self.secondary_since_ms = None
         elif self.secondary_since_ms is None:
             self.secondary_since_ms = now_ms
         elif now_ms - self.secondary_since_ms >= limits.alone_ms:
             self.diverge(Reason.SECONDARY_ALONE, "the primary did not say what the secondary said", out)
-        if self.ahead is not None:
-            self.ahead.expire(now_ms, out)
 
     def rebase(self, epoch: int, out: list[Decision]) -> None:
-        for packet in sorted((*self.held, *self.acks), key=lambda each: each.serial):
+        for packet in self.held:
             self.let_go(packet)
             self.release(packet, Reason.CHECKPOINT, out)
         self.held.clear()
-        self.acks.clear()
         if self.ahead is not None:
             ahead, self.ahead = self.ahead, None
             ahead.rebase(epoch, out)

@@ -26,7 +26,7 @@ TRIES_MAX = 16
 class Conversation:
     """What all have in common: a name, counts, and decisions that are counted."""
 
-    __slots__ = ("counts", "diverged", "epoch", "last_ms", "listed", "name", "serial", "tally")
+    __slots__ = ("counts", "diverged", "epoch", "last_ms", "listed", "name", "tally")
 
     def __init__(self, first: Packet, tally: Tally, epoch: int) -> None:
         self.name = describe(first)
@@ -36,7 +36,6 @@ class Conversation:
         self.diverged: Reason | None = None
         self.last_ms = 0.0
         self.listed = False  # among those that wait for something
-        self.serial = 0
 
     # Decisions
 
@@ -64,8 +63,6 @@ class Conversation:
     def keep(self, packet: Packet, now_ms: float) -> None:
         """Count it among what waits."""
         packet.since_ms = now_ms
-        packet.serial = self.serial
-        self.serial += 1
         for frame in packet.parts or (packet.frame,):
             self.tally.keep(frame)
 

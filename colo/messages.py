@@ -19,7 +19,7 @@
        │                                          │
        │  Inputs(n+1) … at any time ───────────▶  │   what the guest was given since
 
-Every message fits one frame (:mod:`colo.wire`); every length in it has a limit.
+Every message fits one frame (:mod:`colo.transport.wire`); every length in it has a limit.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Hello(Message, frozen=True, tag="hello"):
     pair: Text
     generation: Epoch
     protocol: Text
-    """Digest of the messages' layout (``colo.wire``)."""
+    """Digest of the messages' layout (``colo.transport.wire``)."""
     build: Text
     layout: Text
     engine: Text
@@ -120,7 +120,7 @@ class VmstateSend(Message, frozen=True, tag="vmstate-send"):
 
 
 class RamPages(Message, frozen=True, tag="ram-pages"):
-    """P→S  pages that changed (:mod:`colo.delta` has their form)."""
+    """P→S  pages that changed (:mod:`colo.pages.delta` has their form)."""
 
     epoch: Epoch
     count: Epoch

@@ -108,8 +108,6 @@ class Packet(msgspec.Struct, gc=False):
     """The frames that this was put together from; none: ``frame`` is one that was sent."""
     since_ms: float = 0.0
     """Since when it waits; written by whoever lets it wait."""
-    serial: int = 0
-    """Its place among what waits; as above."""
     at: int = 0
     """Position of the payload in its stream, as above; likewise what is acknowledged."""
     ack_at: int = 0

@@ -1,4 +1,4 @@
-"""The other side, as the protocol sees it.  Sockets (:mod:`colo.link`) and simulations both fit.
+"""The other side, as the protocol sees it.  Sockets (:mod:`colo.transport.link`) and simulations both fit.
 
 The protocol awaits this and nothing else: every place where the world can intervene is an ``await``.
 """

@@ -32,7 +32,7 @@ from colo.peer import Peer, brief
 
 
 class Staging(Protocol):
-    """An epoch that is being received (:class:`colo.stage.Stage`)."""
+    """An epoch that is being received (:class:`colo.node.stage.Stage`)."""
 
     def add(self, pages: RamPages) -> None:
         """Stage pages; ProtocolViolation when they are not what they say."""

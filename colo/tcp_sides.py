@@ -36,10 +36,11 @@ Wrong = tuple[Reason, str]
 class Side:
     """What one of the two has said."""
 
-    __slots__ = ("ack", "fin", "isn", "profile", "resets", "spoke", "stream")
+    __slots__ = ("ack", "fin", "isn", "profile", "resets", "spoke", "stream", "top")
 
     def __init__(self) -> None:
         self.ack: int | None = None  # the furthest position acknowledged
+        self.top: int | None = None  # the furthest position that a frame ends at, bytes or none
         self.fin: int | None = None  # the position behind the last byte
         self.isn: int | None = None
         self.profile: tuple[object, ...] = ()  # of its SYN
@@ -83,6 +84,10 @@ class Sides:
             known = me.stream or peer.stream
             near = known.front if known is not None else packet.seq
         packet.at = unwrap(packet.seq, near)
+        if primary and packet.flags & CONTROL in (0, FIN):
+            end = packet.at + packet.end - packet.start
+            if me.top is None or me.top < end < me.top + WINDOW_MAX:
+                me.top = end
         if packet.flags & ACK:
             near_ack = me.ack
             if near_ack is None:
@@ -122,6 +127,7 @@ class Sides:
     def _note_syn(self, packet: Packet, me: Side) -> Wrong | None:
         me.isn = packet.seq
         me.resets.clear()
+        me.top = None
         me.profile = (packet.flags & ACK, *tcp_options.options(packet).profile)
         if me is self.primary and self.base is None:
             self.base = packet.seq + 1
@@ -231,8 +237,13 @@ class Sides:
         flags, its, base = packet.flags, self.secondary, self.base
         if flags & ACK and (its.ack is None or packet.ack_at > its.ack):
             return False
-        if packet.end > packet.start and (base is None or packet.at + packet.end - packet.start > base):
-            return False
+        if not flags & (SYN | RST):
+            if base is None:
+                return False
+            end = packet.at + packet.end - packet.start
+            # Behind its FIN, which takes a number, the primary only acknowledges.
+            if end > base and (its.fin is None or end > base + 1 or its.fin != base != self.primary.fin):
+                return False
         return not flags & CONTROL or self._flags_covered(packet)
 
     def _flags_covered(self, packet: Packet) -> bool:
@@ -251,14 +262,12 @@ class Sides:
 
     def missing(self, packet: Packet) -> Wrong:
         """Why ``packet`` is not covered."""
-        its = self.secondary
+        its, end = self.secondary, packet.at + packet.end - packet.start
         if packet.flags & ACK and (its.ack is None or packet.ack_at > its.ack):
             return Reason.LATE_ACK, f"{packet.ack_at} is acknowledged, by the secondary {its.ack}"
-        if packet.end > packet.start and (
-            self.base is None or packet.at + packet.end - packet.start > self.base
-        ):
-            return Reason.LATE_PAYLOAD, f"bytes from {packet.at}, verified up to {self.base}"
-        return Reason.LATE_FLAG, f"flags {packet.flags:#x} at {packet.at}"
+        if packet.flags & CONTROL and (self.base is None or end <= self.base):
+            return Reason.LATE_FLAG, f"flags {packet.flags:#x} at {packet.at}"
+        return Reason.LATE_PAYLOAD, f"bytes up to {end}, verified up to {self.base}"
 
     def secondary_count(self) -> int:
         return self.secondary.stream.count if self.secondary.stream is not None else 0
@@ -303,7 +312,9 @@ class Sides:
         """What the primary said is verified, whether or not it was compared."""
         if self.base is None:
             self.history = History(stream.start)
-        base = stream.top
+        base = stream.top if self.primary.top is None else max(stream.top, self.primary.top)
+        if self.primary.fin is not None:
+            base = min(base, self.primary.fin)
         for chunk in (*stream.chunks, *stream.later):
             if chunk.end > self.history.end:
                 skip = max(self.history.end - chunk.at, 0)

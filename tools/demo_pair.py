@@ -1,6 +1,6 @@
 """The story of a protected pair: formed, counted on, killed on one side and then on the other.
 
-Everything shown is somebody's own word: the supervisor's events (:class:`colo.pair.Pair`), the nodes'
+Everything shown is somebody's own word: the supervisor's events (:class:`colo.pair.pair.Pair`), the nodes'
 answers over QMP, what they wrote to their traces, and what a witness outside saw
 (:mod:`tools.demo_witness`).  The pair is the one that ``colo up`` runs, under the same supervisor, in the
 place where ``colo status`` and ``colo kill`` find it.
@@ -24,9 +24,9 @@ from typing import Any
 
 import vmm.guest
 from colo.errors import ColoError, NetworkError
-from colo.network_ports import Publish, listen
-from colo.pair import Pair, PairOptions
-from colo.pair_node import PairNode
+from colo.network.ports import Publish, listen
+from colo.pair.node import PairNode
+from colo.pair.pair import Pair, PairOptions
 from tools import demo_trace
 from tools.demo_guest import DemoFailed
 from tools.demo_lines import MIB, Steps, milliseconds

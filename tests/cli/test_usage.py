@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from colo import cli, cli_machine
+from colo import cli
+from colo.cli import machine as cli_machine
 from tests.cli.command import ROOT, inside
 
 

@@ -86,8 +86,8 @@ def udp(payload: bytes, *, ports: tuple[int, int] = (53, 40000), check: int = 0,
     return ip(PROTO_UDP, body, **around)  # type: ignore[arg-type]
 
 
-def echo(ident: int, seq: int, payload: bytes = b"ping", *, kind: int = 0, **around: object) -> bytes:
-    body = struct.pack("!BBHHH", kind, 0, 0, ident, seq) + payload
+def echo(query: int, seq: int, payload: bytes = b"ping", *, kind: int = 0, **around: object) -> bytes:
+    body = struct.pack("!BBHHH", kind, 0, 0, query, seq) + payload
     six = ":" in str(around.get("source", ""))
     return ip(PROTO_ICMPV6 if six else PROTO_ICMP, body, **around)  # type: ignore[arg-type]
 

@@ -73,12 +73,44 @@ def test_a_segment_waits_for_the_secondary_s_acknowledgement(pair: Pair) -> None
     assert released(pair.secondary(tcp(ISN + 6, ack=100))) == [mine]
 
 
-def test_a_pure_acknowledgement_waits_for_nothing_but_the_same_of_the_secondary(pair: Pair) -> None:
-    pair.primary(tcp(ISN + 1, b"held", ack=5))
-    mine = tcp(ISN + 5, ack=50)
+def test_a_pure_acknowledgement_waits_for_as_much_of_the_secondary(pair: Pair) -> None:
+    mine = tcp(ISN + 1, ack=50)
     assert pair.primary(mine) == []
     assert released(pair.secondary(tcp(ISN + 1, ack=51))) == [mine]
-    assert released(pair.primary(tcp(ISN + 5, ack=51, window=9))) == [tcp(ISN + 5, ack=51, window=9)]
+    update = tcp(ISN + 1, ack=51, window=9)
+    assert released(pair.primary(update)) == [update]
+
+
+def test_a_pure_acknowledgement_does_not_overtake_bytes(pair: Pair) -> None:
+    """Its number would be ahead of the secondary's, whose windows the client would then ignore."""
+    data, mine = tcp(ISN + 1, b"held", ack=5), tcp(ISN + 5, ack=50)
+    assert pair.primary(data, mine) == []
+    assert released(pair.secondary(tcp(ISN + 1, ack=51))) == []
+    assert released(pair.secondary(tcp(ISN + 1, b"held", ack=51))) == [data, mine]
+
+
+def test_acknowledgements_after_the_end(pair: Pair) -> None:
+    fin, mine = tcp(ISN + 1, ack=5, flags=FIN), tcp(ISN + 2, ack=9)
+    pair.primary(fin, mine)
+    assert released(pair.secondary(tcp(ISN + 1, ack=9))) == []
+    assert released(pair.secondary(fin)) == [fin, mine]
+    pair.comparison.checkpoint()
+    late = tcp(ISN + 2, ack=20)
+    pair.primary(late)
+    assert released(pair.secondary(late)) == [late]
+
+
+def test_a_probe_that_was_seen_first_costs_one_checkpoint_at_most() -> None:
+    """It stands one number before the stream: where the stream is becomes known by a checkpoint."""
+    pair = Pair()
+    probe, after = tcp(499, ack=5), tcp(500, ack=5)
+    pair.primary(probe, after)
+    pair.secondary(probe, after)
+    pair.comparison.checkpoint()
+    assert released(pair.primary(probe, after)) == [probe, after]
+    mine = tcp(500, b"hello", ack=6)
+    pair.primary(mine)
+    assert released(pair.secondary(mine)) == [mine]
 
 
 def test_a_retransmission_may_overtake_bytes_that_wait(pair: Pair) -> None:

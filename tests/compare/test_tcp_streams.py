@@ -6,6 +6,7 @@ each release asks whether a client that got this frame could go on with that sec
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass, field
 
@@ -51,7 +52,10 @@ class Oracle:
     def allows(self, frame: bytes) -> bool:
         packet = parse(frame)
         at, payload = distance(self.base, packet.seq), packet.payload
-        if at + len(payload) > self.front() or self.acked is None or distance(self.acked, packet.ack) > 0:
+        front = self.front()
+        if front in self.fins and not payload:
+            front += 1  # the FIN has a number of its own
+        if at + len(payload) > front or self.acked is None or distance(self.acked, packet.ack) > 0:
             return False
         if packet.flags & FIN and at + len(payload) not in self.fins:
             return False
@@ -119,7 +123,7 @@ def cuts(draw: st.DrawFn, length: int, *, repeats: bool = True) -> list[tuple[in
     """[0, length) in segments, some of it more than once."""
     places = sorted(draw(st.sets(st.integers(1, max(length - 1, 1)), max_size=12)) - {length})
     edges = [0, *places, length]
-    pieces = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    pieces = [(a, b) for a, b in itertools.pairwise(edges) if a < b]
     if repeats:
         spots = st.tuples(st.integers(0, length - 1), st.integers(1, length))
         pieces += [(a, min(a + n, length)) for a, n in draw(st.lists(spots, max_size=5))]

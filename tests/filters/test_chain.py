@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from colo.filter_chain import FILTERS_MAX
-from colo.filtered_net import COLLECT_MAX, RECEIVE_MAX
 from colo.filters import FilteredNet, OutputHold, parse, protect, unprotect
+from colo.filters.chain import FILTERS_MAX
+from colo.filters.net import COLLECT_MAX, RECEIVE_MAX
 from tests.filters.cables import ARP, Cable, frame, number_of
 from vmm.backends.hub import HubPort
 from vmm.backends.net import NetBackend, Nowhere

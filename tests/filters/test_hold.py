@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colo import output_hold
 from colo.filters import OutputHold
-from colo.output_hold import HARD_BYTES, HARD_FRAMES, SOFT_BYTES, SOFT_FRAMES
+from colo.filters import hold as output_hold
+from colo.filters.hold import HARD_BYTES, HARD_FRAMES, SOFT_BYTES, SOFT_FRAMES
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from colo.filter_dump import Dump
-from colo.filter_mirror import Mirror
 from colo.filters import FilteredNet, OutputHold, announce, parse, protect, unprotect
+from colo.filters.dump import Dump
+from colo.filters.mirror import Mirror
 from tests.filters.cables import ARP, MAC, Cable, frame, number_of
 from vmm.attached import Backends
 from vmm.backends import tap

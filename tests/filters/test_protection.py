@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from colo.console_hold import PIECE_MAX, HeldConsole
 from colo.filters import FilteredNet, OutputHold, parse, protect, unprotect
+from colo.filters.console import PIECE_MAX, HeldConsole
 from tests.filters.cables import Cable, frame, number_of
 from vmm.backends.console import Capture, Console
 from vmm.errors import ConfigError

@@ -15,8 +15,8 @@ import lz4.block
 import numpy as np
 import pytest
 
-from colo.delta import HEADER, LZ4, PLAIN, Bytes, Outgoing, decode
 from colo.errors import ProtocolViolation
+from colo.pages.delta import HEADER, LZ4, PLAIN, Bytes, Outgoing, decode
 from vmm.ram import MIB, PAGE_SIZE
 
 PAGES = MIB // PAGE_SIZE

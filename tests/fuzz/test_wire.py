@@ -21,12 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from colo import address as addresses
-from colo import wire
-from colo.address import Address
 from colo.errors import FrameError, PeerLost, Refused
-from colo.link import Connection, Link
-from colo.listener import Listener
 from colo.messages import (
     Channel,
     CheckpointRequest,
@@ -37,7 +32,12 @@ from colo.messages import (
     VmstateSize,
     Welcome,
 )
-from colo.wire import FIELDS, HEADER, MAGIC, Decoder, Encoder
+from colo.transport import address as addresses
+from colo.transport import wire
+from colo.transport.address import Address
+from colo.transport.link import Connection, Link
+from colo.transport.listener import Listener
+from colo.transport.wire import FIELDS, HEADER, MAGIC, Decoder, Encoder
 from tests.link.support import World, hello, run, shut
 
 MEMORY_MAX = 3 * wire.CAPACITY_KEPT

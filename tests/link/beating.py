@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import sys
 
-from colo.heartbeat import FrameSocket, Heartbeat
+from colo.transport.heartbeat import FrameSocket, Heartbeat
 
 
 def main() -> None:

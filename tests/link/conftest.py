@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from colo.address import Address
-from colo.certs import Credentials
+from colo.transport.address import Address
+from colo.transport.certs import Credentials
 from tests.link.support import World, authority
 
 

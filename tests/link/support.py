@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 import pytest
 from msgspec import structs
 
-from colo import certs, handshake
-from colo.address import Address
-from colo.certs import Credentials
 from colo.errors import PeerLost
-from colo.link import Connection, Link, dial
-from colo.listener import Listener
 from colo.messages import Channel, CheckpointRequest, Hello
+from colo.transport import certs, handshake
+from colo.transport.address import Address
+from colo.transport.certs import Credentials
+from colo.transport.link import Connection, Link, dial
+from colo.transport.listener import Listener
 from vmm.config import PcConfig
 from vmm.state import pack
 

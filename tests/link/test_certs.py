@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from colo import address as addresses
-from colo import certs, cli_certs
-from colo.address import Address
-from colo.certs import Credentials
+from colo.cli import certs as cli_certs
 from colo.errors import PeerLost
-from colo.link import dial
 from colo.messages import Channel
+from colo.transport import address as addresses
+from colo.transport import certs
+from colo.transport.address import Address
+from colo.transport.certs import Credentials
+from colo.transport.link import dial
 from tests.link.support import World, authority, hello, run, shut
 from vmm.errors import ConfigError
 

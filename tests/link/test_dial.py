@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from colo.address import Address
 from colo.errors import ColoError, NetworkError, PeerLost, Refused
-from colo.link import Connection, dial
-from colo.listener import Listener
 from colo.messages import (
     CheckpointRequest,
 )
-from colo.wire import Encoder
+from colo.transport.address import Address
+from colo.transport.link import Connection, dial
+from colo.transport.listener import Listener
+from colo.transport.wire import Encoder
 from tests.link.support import World, hello, run, shut, still_accepts
 from vmm.errors import ConfigError
 

@@ -9,9 +9,9 @@ import pytest
 
 from colo.build import build
 from colo.errors import ProtocolViolation, Refused
-from colo.handshake import INTERVAL_MS_MAX, verdict, welcomed
 from colo.messages import CONFIG_MAX, TEXT_MAX, CheckpointReady, Hello, Refusal, Welcome
-from colo.wire import GREETING_MAX, PROTOCOL_DIGEST, Encoder
+from colo.transport.handshake import INTERVAL_MS_MAX, verdict, welcomed
+from colo.transport.wire import GREETING_MAX, PROTOCOL_DIGEST, Encoder
 from tests.link.support import World, hello, run, shut
 from vmm.config import DiskConfig, NetConfig, PcConfig, mac
 from vmm.state import pack

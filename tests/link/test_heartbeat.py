@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from colo.heartbeat import FrameSocket, Heartbeat, check_timing
 from colo.messages import Beat, Dissolve
-from colo.wire import Encoder
+from colo.transport.heartbeat import FrameSocket, Heartbeat, check_timing
+from colo.transport.wire import Encoder
 from tests.link.support import LIMIT_S, PATIENT_MS, World, hello, run, until
 from vmm.errors import ConfigError
 

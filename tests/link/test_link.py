@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from colo import wire
 from colo.errors import FrameError, PeerLost
-from colo.link import UNSENT_MAX, Link
 from colo.messages import (
     BATCH_MAX,
     CheckpointRequest,
@@ -23,7 +21,9 @@ from colo.messages import (
     VmstateSize,
     Welcome,
 )
-from colo.wire import Encoder
+from colo.transport import wire
+from colo.transport.link import UNSENT_MAX, Link
+from colo.transport.wire import Encoder
 from tests.link.support import World, lost, run, until
 
 BATCH = RamPages(1, 1, bytes(range(256)) * (BATCH_MAX // 256))

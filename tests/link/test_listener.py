@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from colo import address as addresses
-from colo import handshake
-from colo.address import Address
 from colo.errors import ColoError, PeerLost
-from colo.link import Link
-from colo.listener import CLIENTS_MAX
 from colo.messages import (
     Channel,
     CheckpointRequest,
 )
-from colo.wire import Decoder, Encoder
+from colo.transport import address as addresses
+from colo.transport import handshake
+from colo.transport.address import Address
+from colo.transport.link import Link
+from colo.transport.listener import CLIENTS_MAX
+from colo.transport.wire import Decoder, Encoder
 from tests.link.support import World, closed, hello, lost, raw, run, shut, still_accepts, until
 
 

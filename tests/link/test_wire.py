@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from colo import messages, wire
+from colo import messages
 from colo.errors import FrameError
 from colo.messages import Beat, CheckpointRequest, Inputs, Message, RamPages, VmstateSize
-from colo.wire import HEADER, Decoder, Encoder
+from colo.transport import wire
+from colo.transport.wire import HEADER, Decoder, Encoder
 from tests.link.support import hello
 
 PAYLOAD_AT = HEADER.size

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from colo.network import Network
+from colo.network.host import Network
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from __future__ import annotations
 import select
 import sys
 
-from colo.network import enter
+from colo.network.host import enter
 from vmm.backends.tap import Tap
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import pytest
 
-from colo.network import Network, enter
+from colo.network.host import Network, enter
 from vmm.backends import tap
 
 ROOT = Path(__file__).resolve().parents[2]

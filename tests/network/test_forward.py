@@ -13,8 +13,8 @@ from contextlib import ExitStack, closing, suppress
 
 import pytest
 
-from colo import network_forward
-from colo.network_forward import CHUNK, IN, Forwarder, Poller
+from colo.network import forward as network_forward
+from colo.network.forward import CHUNK, IN, Forwarder, Poller
 from tests.network.support import WAIT_S, descriptors
 
 MANY = 8 << 20

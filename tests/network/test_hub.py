@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from colo.errors import NetworkError
-from colo.network_hub import HubNetwork
+from colo.network.hub import HubNetwork
 from tests.network.support import WAIT_S
 from vmm.backends.net import parse
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from colo.errors import NetworkError
-from colo.network import Network, enter, run_in
+from colo.network.host import Network, enter, run_in
 from tests.network.support import ROOT, inside, namespace_of, needs_root
 
 THREADED = """
 import sys, threading
 sys.path.insert(0, sys.argv[1])
 from colo.errors import NetworkError
-from colo.network import enter
+from colo.network.host import enter
 wait = threading.Event()
 thread = threading.Thread(target=wait.wait)
 thread.start()

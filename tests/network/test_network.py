@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from colo.errors import NetworkError
-from colo.network import Network, Publish
+from colo.network.host import Network, Publish
 from tests.network.support import (
     ROOT,
     WAIT_S,
@@ -41,7 +41,7 @@ DISCARD_PORT = 9
 SUPERVISOR = """
 import sys, signal
 sys.path.insert(0, sys.argv[1])
-from colo.network import Network
+from colo.network.host import Network
 network = Network("colo-test", publish=[(0, 6379)])
 network.start()
 if len(sys.argv) > 2:

@@ -8,8 +8,8 @@ import socket
 import pytest
 
 from colo.errors import NetworkError
-from colo.network import Publish
-from colo.network_ports import listen, published
+from colo.network.host import Publish
+from colo.network.ports import listen, published
 
 
 @pytest.mark.parametrize(

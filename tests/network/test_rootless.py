@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from colo import network_namespace
+from colo.network import namespace as network_namespace
 from tests.network.support import ROOT, WAIT_S, needs_root, script
 from vmm.backends.tap import DEVICE
 
@@ -19,7 +19,7 @@ START = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from colo.errors import NetworkError
-from colo.network import Network, enter
+from colo.network.host import Network, enter
 network = Network("colo-test", publish=[(0, 6379)])
 try:
     network.start()
@@ -31,7 +31,7 @@ USE = (
     START
     + """
 import json, os, socket, subprocess
-from colo.network_namespace import python_module
+from colo.network.namespace import python_module
 from tests.network.support import said, script, running
 said_by_node = subprocess.run(
     [sys.executable, "-P", "-c", sys.argv[2], sys.argv[1], network.namespace, network.user_namespace],
@@ -55,7 +55,7 @@ print(json.dumps({
 NODE = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from colo.network import enter
+from colo.network.host import enter
 from vmm.backends.tap import Tap
 enter(sys.argv[2], sys.argv[3])
 taps = [Tap("tap-a"), Tap("tap-b")]
@@ -64,7 +64,7 @@ print("holds", *(tap.name for tap in taps), end="")
 NO_MORE = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
-from colo.network_namespace import _map_ids, _unshare, CLONE_NEWUSER
+from colo.network.namespace import _map_ids, _unshare, CLONE_NEWUSER
 if _unshare(CLONE_NEWUSER) != 0:
     sys.exit(4)
 _map_ids(65534, 65534)

@@ -8,8 +8,10 @@ import mmap
 import numpy as np
 import pytest
 
-from colo import scan
-from colo.delta import (
+from colo.errors import ColoError, ProtocolViolation
+from colo.messages import BATCH_MAX
+from colo.pages import scan
+from colo.pages.delta import (
     BATCH_BYTES,
     BATCH_PAGES,
     HEADER,
@@ -24,9 +26,7 @@ from colo.delta import (
     decode,
     differing_pages,
 )
-from colo.dirty import open_source
-from colo.errors import ColoError, ProtocolViolation
-from colo.messages import BATCH_MAX
+from colo.pages.dirty import open_source
 from vmm.ram import MIB, PAGE_SIZE, RAM_MIB_MAX, Ram
 
 Batch = tuple[int, bytes]

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import colo.dirty
-from colo.delta import apply, differing_pages
-from colo.dirty import DirtySource, open_source
+import colo.pages.dirty
 from colo.errors import ColoError
+from colo.pages.delta import apply, differing_pages
+from colo.pages.dirty import DirtySource, open_source
 from vmm.ram import MIB, PAGE_SIZE, Ram
 
 SIZE_MIB = 8
@@ -147,7 +147,7 @@ def test_reading_is_not_writing(ram: Ram, source: DirtySource) -> None:
 
 
 def test_more_regions_than_one_scan_returns(ram: Ram, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(colo.dirty, "REGIONS_MAX", 7)
+    monkeypatch.setattr(colo.pages.dirty, "REGIONS_MAX", 7)
     source = open_source(ram, "kernel")
     source.take()
     chosen = sorted({0, PAGES - 1, *range(1, PAGES, 3), *range(600, 650)})
@@ -230,7 +230,7 @@ def test_huge_pages() -> None:
     space.madvise(mmap.MADV_HUGEPAGE)
     array = np.frombuffer(space, np.uint8)
     array[:] = 1
-    tracker = colo.dirty._Tracker(int(array.ctypes.data), array.size)
+    tracker = colo.pages.dirty._Tracker(int(array.ctypes.data), array.size)
     tracker.protect()
     assert tracker.take().tolist() == []
     array[700 * PAGE_SIZE] = 2
@@ -292,7 +292,7 @@ def run(script: str) -> None:
     """In a process of its own: what follows cannot be undone in this one."""
     setup = """
         import ctypes, os, resource
-        from colo.dirty import open_source
+        from colo.pages.dirty import open_source
         from colo.errors import ColoError
         from vmm.ram import Ram
         ram = Ram(4)

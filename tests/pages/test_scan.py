@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colo import scan
-from colo.scan import RECORD_MAX, RUNS_MAX, WORDS, Pages, Rows, Units, Words
+from colo.pages import scan
+from colo.pages.scan import RECORD_MAX, RUNS_MAX, WORDS, Pages, Rows, Units, Words
 
 PAGES = 6
 NO_ROWS: Rows = np.empty(0, np.int32)
@@ -161,5 +161,5 @@ def test_a_staged_page_is_the_base_where_there_is_one() -> None:
 
 def test_importing_the_rest_does_not_import_numba() -> None:
     """A node that forms no pair must not pay 0.4 s for it."""
-    code = "import sys, colo.delta, colo.dirty; sys.exit('numba' in sys.modules)"
+    code = "import sys, colo.pages.delta, colo.pages.dirty; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

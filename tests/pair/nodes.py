@@ -24,9 +24,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from colo.address import Address
 from colo.errors import ControlError
-from colo.qmp_client import Client
+from colo.qmp.client import Client
+from colo.transport.address import Address
 from tests.pair.relay import Relay
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ COUNTER = ("--multiboot", str(ROOT / "guests/bare/counter.elf"), "--append", "mi
 TIMING = ("--checkpoint-delay", "5", "--heartbeat", "50", "--silence", "3000")
 """A silence that no busy host reaches: a killed node is noticed by the end of its sockets."""
 PRELOADED = [
-    "pytest", "numpy", "numba", "colo.cli", "colo.node_process", "colo.scan", "colo.network_namespace",
+    "pytest", "numpy", "numba", "colo.cli", "colo.node.process", "colo.pages.scan", "colo.network.namespace",
     "vmm.guest", "vmm.machine", "vmm.hashing_kernel", "vmm.boot.multiboot",
 ]  # fmt: skip
 PR_SET_PDEATHSIG = 1

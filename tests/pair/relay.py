@@ -19,10 +19,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 
-from colo.address import PREAMBLE_SIZE, PREAMBLES, Address
 from colo.messages import Channel, Message
 from colo.peer import brief
-from colo.wire import HEADER, Decoder
+from colo.transport.address import PREAMBLE_SIZE, PREAMBLES, Address
+from colo.transport.wire import HEADER, Decoder
 
 CHUNK = 64 << 10
 LENGTH = 2

@@ -1,7 +1,7 @@
 """Protected again after every failover: kill alternately, and the service never restarts.
 
-Here the nodes are those of :class:`colo.pair.Pair`, the supervisor behind ``colo up``: processes of their
-own, as users have them.  The guest is Redis on a real network, its client an ordinary TCP connection.
+Here the nodes are those of :class:`colo.pair.pair.Pair`, the supervisor behind ``colo up``: processes of
+their own, as users have them.  The guest is Redis on a real network, its client an ordinary TCP connection.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from colo.network import Publish
-from colo.pair import Pair, PairOptions, PairState
+from colo.network.host import Publish
+from colo.pair.pair import Pair, PairOptions, PairState
 from tests.network.support import needs_root
 from tests.pair.history import last, repeated, text
 from tests.pair.nodes import LIMIT_S, Bench, Node, protect, until

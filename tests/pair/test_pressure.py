@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
+from colo.filters.hold import HARD_FRAMES
 from colo.messages import VmstateReceived
-from colo.output_hold import HARD_FRAMES
 from tests.pair.guests import lines, talker
 from tests.pair.nodes import LIMIT_S, Bench, Node, until
 from tests.pair.relay import Moment, Passing

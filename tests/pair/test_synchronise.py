@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from colo.address import Address
 from colo.messages import RamPages, VmstateReceived
+from colo.transport.address import Address
 from tests.pair.guests import lines, scribbler
 from tests.pair.history import last, text
 from tests.pair.nodes import LIMIT_S, Bench, Node, protect, until

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from colo.address import Address
+from colo.transport.address import Address
 from tests.cli.command import colo
 from tests.pair.history import last, repeated, text
 from tests.pair.nodes import LIMIT_S, Bench, Node, protect, until

@@ -12,7 +12,7 @@ import pytest
 from msgspec import structs
 
 from colo.messages import RamPages
-from colo.wire import HEADER, Encoder
+from colo.transport.wire import HEADER, Encoder
 from tests.pair.nodes import COUNTER, LIMIT_S, Bench, until
 from tests.pair.relay import Moment, Passing
 

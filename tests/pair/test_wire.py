@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from colo.messages import RamPages, VmstateReceived, VmstateSize
-from colo.wire import HEADER
+from colo.transport.wire import HEADER
 from tests.pair.history import last, repeated, text
 from tests.pair.nodes import LIMIT_S, Bench, until
 from tests.pair.relay import Moment, Passing, Relay, Rule
@@ -127,7 +127,7 @@ def test_the_words_of_an_earlier_epoch(bench: Bench) -> None:
     def earlier(passing: Passing) -> Sequence[bytes]:
         from msgspec import structs
 
-        from colo.wire import Encoder
+        from colo.transport.wire import Encoder
 
         encoder = Encoder()
         encoder.sequence = HEADER.unpack_from(passing.frame)[1]

@@ -5,10 +5,10 @@ received.  The world lands messages one at a time, at steps of its choosing; it 
 good (a cut, in one direction or both).  Closing sends an end-of-file behind what flies, of which some
 may be lost (a reset).
 
-An end behaves as :mod:`colo.link` does: what landed before the peer closed can still be received; after a
-close on this side nothing can; nothing can be sent once either side is known to be closed.  Between
-handing a message over and hearing that it was taken lies an await, sometimes until all has left: a sender
-may be told that the peer is lost although its message arrived, and was acted on.
+An end behaves as :mod:`colo.transport.link` does: what landed before the peer closed can still be
+received; after a close on this side nothing can; nothing can be sent once either side is known to be
+closed. Between handing a message over and hearing that it was taken lies an await, sometimes until all
+has left: a sender may be told that the peer is lost although its message arrived, and was acted on.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Person:
                 self.tells(node)
 
     def tells(self, node: Node) -> None:
-        """As :meth:`colo.node.Node.lost_heartbeat` and :mod:`colo.pairing` carry it out."""
+        """As :meth:`colo.node.node.Node.lost_heartbeat` and :mod:`colo.node.pairing` carry it out."""
         pairing = node.pairing
         assert pairing is not None
         self._note(node.name, "is told that its peer is lost")

@@ -1,9 +1,9 @@
 """A node's machine in the simulated world, and the two halves that the protocol calls on it.
 
-:class:`ToyPrimary` and :class:`ToySecondary` are for the toy what :mod:`colo.leading` and
-:mod:`colo.following` are for a real machine, with the same order of effects: the shadow and differences
+:class:`ToyPrimary` and :class:`ToySecondary` are for the toy what :mod:`colo.node.leading` and
+:mod:`colo.node.following` are for a real machine, with the same order of effects: the shadow and differences
 against it, pages staged apart, inputs mirrored beside the epochs.  Output is held by the real
-:class:`colo.output_hold.OutputHold`.  What takes host time in the real ones is an await here, where the
+:class:`colo.filters.hold.OutputHold`.  What takes host time in the real ones is an await here, where the
 world may intervene; installing takes several, so that a node can be caught in the middle of it.
 """
 
@@ -16,8 +16,8 @@ from typing import Protocol
 
 from colo.errors import PeerLost, ProtocolViolation
 from colo.failover import Failover, FailoverStatus
+from colo.filters.hold import OutputHold
 from colo.messages import HELD_MAX, Inputs, Packet, RamPages, VmstateSize
-from colo.output_hold import OutputHold
 from colo.policy import Facts, Periodic
 from colo.primary import Batches
 from tests.protocol.network import Until, always

@@ -188,7 +188,7 @@ class World:
         self.judge.check_bounds(node.machine)
 
     def _ended(self, node: Node, pairing: Pairing, ending: Ending) -> None:
-        """As :mod:`colo.node` does it."""
+        """As :mod:`colo.node.node` does it."""
         self.note(node.name, "has ended:", ending.value)
         self.judge.halves.pop(node.name)
         node.pairing, node.ending = None, ending

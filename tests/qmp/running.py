@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from colo.qmp_schema import ColoMode
+from colo.qmp.schema import ColoMode
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60

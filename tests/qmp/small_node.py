@@ -16,11 +16,11 @@ from typing import Any
 
 import msgspec
 
-from colo import qmp_schema as schema
 from colo.errors import ColoError, ControlError
-from colo.qmp import Server
-from colo.qmp_commands import registry
-from colo.qmp_schema import Capability, ColoExitReason, ColoMode, FailoverStatus, MigrationStatus, RunState
+from colo.qmp import schema
+from colo.qmp.commands import registry
+from colo.qmp.schema import Capability, ColoExitReason, ColoMode, FailoverStatus, MigrationStatus, RunState
+from colo.qmp.server import Server
 
 LIMIT_S = 60
 

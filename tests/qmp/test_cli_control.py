@@ -16,12 +16,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from colo import cli_control, cli_pair, runtime
 from colo.cli import Parser
+from colo.cli import control as cli_control
+from colo.cli import pair as cli_pair
 from colo.errors import ControlError
-from colo.qmp_client import Client
-from colo.qmp_schema import ColoExitReason, ColoMode, ColoStatus, MigrateInfo, RunState, StatusInfo
-from colo.runtime import Node, Pair, Process
+from colo.pair import runtime
+from colo.pair.runtime import Node, Pair, Process
+from colo.qmp.client import Client
+from colo.qmp.schema import ColoExitReason, ColoMode, ColoStatus, MigrateInfo, RunState, StatusInfo
 from tests.qmp.running import LIMIT_S, started
 
 
@@ -267,7 +269,7 @@ def test_every_help_says_which_pair_and_how_it_ends(command: str, capsys: pytest
 
 def test_a_help_loads_nothing_that_it_does_not_need() -> None:
     code = (
-        "import argparse, sys\nfrom colo import cli_control\n"
+        "import argparse, sys\nfrom colo.cli import control as cli_control\n"
         "cli_control.add_parsers(argparse.ArgumentParser().add_subparsers())\n"
         "heavy = {'numpy', 'numba', 'unicorn', 'msgspec', 'json', 'asyncio'} & set(sys.modules)\n"
         "assert not heavy, heavy"

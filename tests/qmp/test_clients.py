@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colo.errors import ControlError
-from colo.qmp_client import EVENTS_MAX, UNREACHABLE, AsyncClient, Client, Conversation, outcome
-from colo.qmp_schema import CheckpointInfo, ColoMode, StatusInfo
+from colo.qmp.client import EVENTS_MAX, UNREACHABLE, AsyncClient, Client, Conversation, outcome
+from colo.qmp.schema import CheckpointInfo, ColoMode, StatusInfo
 from tests.qmp.running import LIMIT_S, started
 from tests.qmp.small_node import served, story
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from colo.qmp_commands import registry
-from colo.qmp_schema import CapabilityStatus, ColoMode, ColoStatus, FailoverStatus, StatusInfo
+from colo.qmp.commands import registry
+from colo.qmp.schema import CapabilityStatus, ColoMode, ColoStatus, FailoverStatus, StatusInfo
 from tests.qmp.small_node import SmallNode, served, story
 from tests.qmp.talking import connected, refusal
 

@@ -11,10 +11,10 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from colo import qmp
-from colo.qmp_client import AsyncClient
-from colo.qmp_commands import registry
-from colo.qmp_text import TEXT_MAX
+from colo.qmp import server as qmp
+from colo.qmp.client import AsyncClient
+from colo.qmp.commands import registry
+from colo.qmp.text import TEXT_MAX
 from tests.qmp.small_node import SmallNode, served, story, until
 
 relaxed = settings(

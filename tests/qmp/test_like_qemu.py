@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from colo.errors import ControlError
-from colo.qmp_client import AsyncClient, Client
-from colo.qmp_schema import ColoStatus, MigrateInfo, RunState, StatusInfo
+from colo.qmp.client import AsyncClient, Client
+from colo.qmp.schema import ColoStatus, MigrateInfo, RunState, StatusInfo
 from tests.qmp.small_node import served, story
 
 LIMIT_S = 60

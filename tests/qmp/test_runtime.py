@@ -14,9 +14,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from colo import runtime
 from colo.errors import ControlError
-from colo.runtime import Node, Pair, Process
+from colo.pair import runtime
+from colo.pair.runtime import Node, Pair, Process
 
 LIMIT_S = 60
 

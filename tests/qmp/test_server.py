@@ -17,9 +17,9 @@ import pytest
 from qemu.qmp import EventListener
 
 from colo.errors import ControlError
-from colo.qmp import CLIENTS_MAX, Server
-from colo.qmp_commands import registry
-from colo.qmp_schema import ColoMode
+from colo.qmp.commands import registry
+from colo.qmp.schema import ColoMode
+from colo.qmp.server import CLIENTS_MAX, Server
 from tests.qmp.small_node import SmallNode, served, story
 from tests.qmp.talking import ask, bare, connected, refusal, said
 

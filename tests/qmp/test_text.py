@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colo.errors import ControlError, FrameError
-from colo.qmp_schema import CapabilityStatus, Parameters, SetCapabilities
-from colo.qmp_text import DEPTH_MAX, QUOTE_MAX, Framer, convert, decode, encode, parameter_error
+from colo.qmp.schema import CapabilityStatus, Parameters, SetCapabilities
+from colo.qmp.text import DEPTH_MAX, QUOTE_MAX, Framer, convert, decode, encode, parameter_error
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 63) - 1) | st.text(),

@@ -7,9 +7,9 @@ from typing import Literal
 
 import pytest
 
-from colo import guest_thread
-from colo.dirty import open_source
 from colo.errors import ColoError
+from colo.node import guest_thread
+from colo.pages.dirty import open_source
 from tests.machine.support import machine, multiboot
 from tests.replica.support import BUSY, NAP
 from vmm.machine import Machine

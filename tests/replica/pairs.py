@@ -9,8 +9,8 @@ from typing import Any
 
 from colo.errors import PeerLost, ProtocolViolation
 from colo.failover import Failover
-from colo.following import Following
-from colo.leading import Leading, Settings
+from colo.node.following import Following
+from colo.node.leading import Leading, Settings
 from colo.policy import Periodic
 from colo.primary import checkpoint, synchronise
 from colo.secondary import follow

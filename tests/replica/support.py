@@ -11,13 +11,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from colo.console_hold import HeldConsole
 from colo.errors import PeerLost
 from colo.filters import FilteredNet, OutputHold
-from colo.guest_thread import GuestThread
+from colo.filters.console import HeldConsole
 from colo.messages import Message
-from colo.replica import Replica
-from colo.standby_ram import StandbyRam
+from colo.node.guest_thread import GuestThread
+from colo.node.replica import Replica
+from colo.node.standby_ram import StandbyRam
 from tests.filters.cables import Cable
 from vmm.boot.source import BootSource, MultibootBoot
 from vmm.config import DiskConfig, NetConfig, PcConfig, mac
@@ -73,7 +73,7 @@ class Ear:
 
 
 class Node:
-    """A machine with a card, a console and a guest thread, as ``colo.node_process`` puts them together."""
+    """A machine with a card, a console and a guest thread, as ``colo.node.process`` puts them together."""
 
     def __init__(
         self,

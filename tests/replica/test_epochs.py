@@ -8,9 +8,9 @@ import pytest
 
 from colo.errors import ProtocolViolation
 from colo.failover import Failover
-from colo.following import Following
-from colo.leading import Settings
 from colo.messages import Inputs, VmstateSize
+from colo.node.following import Following
+from colo.node.leading import Settings
 from tests.machine.support import MS, arp_request, udp_echo
 from tests.replica.conftest import Source
 from tests.replica.pairs import pair

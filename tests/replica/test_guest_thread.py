@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from colo.guest_thread import GuestThread
+from colo.node.guest_thread import GuestThread
 from tests.machine.support import MS, machine, multiboot
 from tests.replica.support import BUSY, LIMIT_S, NAP, running, thread_of, until
 from vmm.errors import ConfigError

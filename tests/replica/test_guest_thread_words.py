@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from colo import guest_thread
-from colo.guest_thread import GuestThread
+from colo.node import guest_thread
+from colo.node.guest_thread import GuestThread
 from tests.machine.support import MS, machine, multiboot
 from tests.replica.support import BUSY, LIMIT_S, running, thread_of, until
 from vmm.machine import Ended, Machine

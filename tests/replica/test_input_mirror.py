@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from colo import input_mirror
-from colo.input_mirror import KEPT, InputMirror
 from colo.messages import INPUTS_MAX, Inputs, Message, Packet
-from colo.replica import Totals
+from colo.node import input_mirror
+from colo.node.input_mirror import KEPT, InputMirror
+from colo.node.replica import Totals
 from tests.replica.support import LIMIT_S, End, connection
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from colo import leading
-from colo.delta import BATCH_PAGES, Outgoing, apply, decode
 from colo.errors import ColoError, PeerLost
-from colo.leading import Leading, Settings
+from colo.node import leading
+from colo.node.leading import Leading, Settings
+from colo.pages.delta import BATCH_PAGES, Outgoing, apply, decode
 from colo.policy import IDLE_FACTOR, POLICIES, Facts, Periodic, choose
 from tests.machine.support import MS
 from tests.replica.support import LIMIT_S, Node, bare, connection, moved, started, until

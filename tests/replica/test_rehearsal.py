@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import pytest
 
-from colo import rehearsal
 from colo.messages import Packet
-from colo.rehearsal import Rehearsal
-from colo.standby_ram import NO_PAGES
+from colo.node import rehearsal
+from colo.node.rehearsal import Rehearsal
+from colo.node.standby_ram import NO_PAGES
 from tests.machine.support import MS, arp_request, sector, udp_echo
 from tests.replica.support import RAM_MIB, Node, bare, descriptors, started, until
 from vmm.backends.disk import MemoryDisk, RawFile

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colo.delta import HEADER, LZ4, PLAIN, Bytes, Outgoing
 from colo.errors import ProtocolViolation
 from colo.messages import RamPages, VmstateSize
-from colo.stage import ROWS_MIN, FirstStage, Stage
+from colo.node.stage import ROWS_MIN, FirstStage, Stage
+from colo.pages.delta import HEADER, LZ4, PLAIN, Bytes, Outgoing
 from tests.machine.support import MS, machine
 from vmm.backends.disk import MemoryDisk
 from vmm.config import DiskConfig, PcConfig

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colo.filters import FilteredNet
-from colo.standby_frames import GENERATIONS, KEPT_MAX, TOLD_MAX, StandbyFrames
+from colo.node.standby_frames import GENERATIONS, KEPT_MAX, TOLD_MAX, StandbyFrames
 from tests.filters.cables import Cable, frame, number_of
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colo.standby_ram import StandbyRam
+from colo.node.standby_ram import StandbyRam
 from tests.replica.support import descriptors
 from vmm.ram import MIB, PAGE_SIZE
 

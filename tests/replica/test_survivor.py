@@ -12,9 +12,9 @@ import asyncio
 import pytest
 
 from colo.errors import PeerLost
-from colo.leading import Settings
 from colo.messages import Message, RamPages, Released, VmstateReceived
-from colo.rehearsal import Rehearsal
+from colo.node.leading import Settings
+from colo.node.rehearsal import Rehearsal
 from tests.machine.support import MS, arp_request, sector, udp_echo
 from tests.replica.conftest import Source
 from tests.replica.pairs import Pair, held_there, pair, take_over_until
@@ -232,8 +232,8 @@ def test_rehearsals_of_a_pair_leave_the_standby_as_committed() -> None:
     """Requests come all the time, so there is something to rehearse in every epoch."""
 
     async def scenario(monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("colo.rehearsal.EVERY_S", 0.0)
-        monkeypatch.setattr("colo.rehearsal.AGAIN_S", 0.0)
+        monkeypatch.setattr("colo.node.rehearsal.EVERY_S", 0.0)
+        monkeypatch.setattr("colo.node.rehearsal.AGAIN_S", 0.0)
         async with pair(bare("udpecho"), Settings(verify=True)) as made:
             primary, secondary = made.primary, made.secondary
             primary.guest.start()

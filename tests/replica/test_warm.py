@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from colo import warm
 from colo.errors import ColoError
+from colo.pair import warm
 from tests.machine.support import SECOND
 from vmm.errors import GuestBuildError
 from vmm.launch import LaunchOptions, launch

@@ -31,17 +31,17 @@ PROTOCOL = tuple(
         "compare",
         "disk",
         "failover",
-        "filters",
+        "filters/__init__",
         "messages",
         "packet",
         "peer",
         "policy",
         "primary",
-        "replica",
+        "node/replica",
+        "node/stage",
         "secondary",
         "seq",
-        "stage",
-        "wire",
+        "transport/wire",
     )
 )
 

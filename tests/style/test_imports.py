@@ -16,7 +16,7 @@ CHIP_MAY_IMPORT = ("msgspec", "vmm.clock", "vmm.device", "vmm.devices", "vmm.err
 """A chip knows offsets, a line, a clock and a sink; a chip that it is built on; how to declare state."""
 ENGINE = {
     "unicorn": ("vmm/cpu/",),
-    "numba": ("vmm/cpu/", "vmm/hashing", "colo/scan.py"),
+    "numba": ("vmm/cpu/", "vmm/hashing", "colo/pages/scan.py"),
 }
 """Where the two libraries that compile or execute may be imported."""
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from colo import network_ports
 from colo.errors import NetworkError
-from colo.network import Network
+from colo.network import ports as network_ports
+from colo.network.host import Network
 from tools import demo_lines, demo_pair, demo_tell, demo_trace
 from tools.demo_witness import ConsoleReader, CountingClients
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from colo.qmp_client import Client
+from colo.qmp.client import Client
 from tools.benchmarks.emulator import Lost, usual_environment
 from tools.benchmarks.host import ROOT
 from tools.benchmarks.run import Run

@@ -1,0 +1,180 @@
+"""The secondary's machine in one pairing: what :mod:`colo.secondary` calls, on a real machine.
+
+The guest does not run.  Its RAM is the last epoch that was installed; the device state of that epoch is
+kept packed, checked but not loaded, because chips are needed only by a guest that runs:
+:meth:`Following.take_over` loads it once instead of forty times a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+
+from colo.errors import ProtocolViolation
+from colo.failover import Failover
+from colo.filters import announce
+from colo.messages import Inputs, Packet
+from colo.node.rehearsal import Rehearsal
+from colo.node.replica import Replica
+from colo.node.stage import FirstStage, Stage
+from colo.node.standby_frames import StandbyFrames
+from colo.node.standby_ram import NO_PAGES
+from vmm import hashing
+
+INLINE_PAGES_MAX = 512
+"""An epoch of this size is installed at once; a larger one in a thread, so that the link is served."""
+INPUTS_KEPT = 8192
+"""Inputs of the open epoch that a survivor could repeat."""
+OWN_EVENTS = ("snapshot", "announce")
+"""Inputs that concern the node that had them, and no other."""
+
+
+class Following:
+    """``replica`` as the secondary of one pairing."""
+
+    def __init__(self, replica: Replica, failover: Failover) -> None:
+        self.replica = replica
+        self.pair, self.node, self.generation = replica.pair, replica.node, replica.generation
+        self.has_sealed = False
+        self.epoch = -1
+        """The last one sealed."""
+        self.bytes_received = 0
+        self._failover = failover
+        self._machine = replica.machine
+        self._stage: Stage | None = None
+        self._state: Mapping[str, bytes] = {}
+        self._inputs: deque[tuple[int, Packet]] = deque(maxlen=INPUTS_KEPT)
+        self._unsaid: list[Packet] = []
+        assert replica.standby is not None, "only a node that was started with --incoming follows"
+        self._standby = replica.standby
+        self._standby.clear()
+        self._machine.cpu.flush()
+        self._rehearsal = Rehearsal(replica, self._standby)
+        self._frames = {net.name: StandbyFrames(net) for net in replica.nets}
+
+    # What colo.secondary asks
+
+    def stand_still(self) -> None:
+        assert not self.replica.guest.running, "a secondary's guest does not run"
+
+    def open_stage(self, epoch: int) -> Stage:
+        kind = Stage if epoch else FirstStage
+        self._opened = kind(self._machine, self._standby.image, epoch)
+        return self._opened
+
+    def sealed(self, epoch: int) -> None:
+        self._stage = self._opened
+        self._unsaid = self._stage.held
+        self.has_sealed, self.epoch = True, epoch
+
+    async def install(self) -> None:
+        assert self._stage is not None
+        self._failover.begin_loading()
+        try:
+            await self._rehearsal.finish()
+            if self._stage.page_count <= INLINE_PAGES_MAX:
+                self._install()
+            else:
+                await asyncio.to_thread(self._install)
+        finally:
+            self._failover.end_loading()
+        self._forget_committed_inputs()
+        for frames in self._frames.values():
+            frames.collect()
+            frames.committed()
+        self._rehearse_if_due()
+
+    def _install(self) -> None:
+        stage = self._stage
+        assert stage is not None
+        assert stage.vmstate is not None
+        stage.install_pages()
+        self._machine.cpu.invalidate_pages(stage.pages)
+        self._state = stage.vmstate.sections
+        if stage.vmstate.digest:
+            self._verify(stage.vmstate.digest)
+        self._stage = None
+
+    def _verify(self, digest: bytes) -> None:
+        """Is this machine, RAM and devices, what the primary was?"""
+        ram = hashing.ram_digest(self._standby.image)
+        components = {name: self._state[name] for name in self._machine.components}
+        mine = hashing.state_digest(components, ram)
+        if mine != digest:
+            self.has_sealed = False  # a machine that is nobody's copy must not take over
+            raise ProtocolViolation(
+                f"epoch {self.epoch}: after installing, this machine is {mine.hex()}, the primary was"
+                f" {digest.hex()}: pages or device state were lost on the way; report this"
+            )
+        self.replica.statistics.totals.verified += 1
+
+    def keep(self, inputs: Inputs) -> None:
+        for frames in self._frames.values():
+            frames.collect()
+        for port, payload in inputs.packets:
+            if port not in self._machine.door.ports:
+                raise ProtocolViolation(f"epoch {inputs.epoch}: an input for {port!r}, which is no port here")
+            if port not in OWN_EVENTS:
+                self._inputs.append((inputs.epoch, (port, payload)))
+            if port in self._frames:
+                self._frames[port].given(payload)
+        self._rehearse_if_due()
+
+    def _rehearse_if_due(self) -> None:
+        """When there is something to rehearse: the inputs that a survivor would have to answer."""
+        if self._inputs and self._state and self._stage is None and self._rehearsal.is_due:
+            self._rehearsal.begin(self._state, [packet for _, packet in self._inputs])
+
+    def _forget_committed_inputs(self) -> None:
+        while self._inputs and self._inputs[0][0] <= self.epoch:
+            self._inputs.popleft()
+
+    def released(self, epoch: int) -> None:
+        if epoch == self.epoch:
+            self._unsaid = []
+
+    # The end of the pairing
+
+    def take_over(self) -> None:
+        """The sealed epoch is this machine now; say what may be unsaid, repeat the inputs, serve."""
+        self._rehearsal.finish_now()
+        self.replica.guest.call(self._become_primary)
+        self.replica.guest.thaw()
+        self.replica.guest.start()
+
+    def _become_primary(self) -> None:
+        machine, replica = self._machine, self.replica
+        if self._stage is not None:
+            self._install()
+        self._forget_committed_inputs()
+        machine.load_sections(self._state, NO_PAGES)
+        unheard = {name: frames.take() for name, frames in self._frames.items()}
+        replica.unmute()
+        for card, net in zip(machine.config.nets, replica.nets, strict=True):
+            announce(net, card.mac)
+        self._say_again()
+        for _, (name, payload) in self._inputs:
+            machine.door.enter(name, payload)
+        for name, frames in unheard.items():
+            for frame in frames:
+                machine.door.enter(name, frame)
+        facts = {
+            "epoch": self.epoch,
+            "inputs_repeated": len(self._inputs),
+            "frames_unheard": sum(map(len, unheard.values())),
+            "rehearsals": self._rehearsal.count,
+        }
+        replica.report("took-over", facts)
+
+    def _say_again(self) -> None:
+        """What the last epoch held, when the primary may have died before it was said."""
+        for port_name, payload in self._unsaid:
+            self.replica.say(port_name, payload)
+
+    def halt(self) -> None:
+        self.replica.mute()
+
+    def shut_down(self) -> None:
+        """The guest ended, and its last words were the primary's to say."""
+        self.halt()

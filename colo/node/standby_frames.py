@@ -1,0 +1,78 @@
+"""Frames that clients sent and the primary's guest may not have been given.
+
+The bridge of a pair never learns (:mod:`colo.network.links`), so a standing-by node's TAP gets every frame
+that the primary's gets.  Most of them the primary's guest is given, of which the input mirror tells
+(:mod:`colo.node.input_mirror`).  What is left when the primary is gone was on its way to a dead machine: the
+survivor's guest is given it at once, where its client would have found out by a retransmission time-out.
+
+A frame of which no mirror tells is forgotten at the second commit after it came: the primary had its
+chance and dropped it, as cards do.  The same holds for tidings of frames that never come here, which is
+so wherever the two nodes' networks are no such bridge.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+from colo.filters import FilteredNet
+
+KEPT_MAX = 2048
+"""Frames; a TAP's own queue holds 500."""
+TOLD_MAX = 2048
+"""Tidings between two commits of frames that did not come: the primary's may be ahead of ours by a queue."""
+GENERATIONS = 2
+
+
+class StandbyFrames:
+    """Of one card.  For one thread."""
+
+    def __init__(self, net: FilteredNet) -> None:
+        self._net = net
+        self._kept: deque[tuple[int, bytes]] = deque()
+        self._told: deque[Counter[bytes]] = deque((Counter() for _ in range(GENERATIONS)), GENERATIONS)
+        self._tidings = 0
+        """In this generation."""
+        self._commit = 0
+        self.lost = 0
+        """Frames beyond the limit."""
+
+    def collect(self) -> None:
+        """Take what the back end has."""
+        for frame in self._net.collect():
+            if not self._was_told(frame):
+                self._kept.append((self._commit, frame))
+        while len(self._kept) > KEPT_MAX:
+            self._kept.popleft()
+            self.lost += 1
+
+    def _was_told(self, frame: bytes) -> bool:
+        for counter in self._told:
+            if counter[frame] > 0:
+                counter[frame] -= 1
+                return True
+        return False
+
+    def given(self, frame: bytes) -> None:
+        """The primary's guest was given this frame."""
+        for number, (_, kept) in enumerate(self._kept):
+            if kept == frame:
+                del self._kept[number]
+                return
+        if self._tidings < TOLD_MAX:
+            self._told[-1][frame] += 1
+            self._tidings += 1
+
+    def committed(self) -> None:
+        """A checkpoint was committed."""
+        self._commit += 1
+        self._told.append(Counter())
+        self._tidings = 0
+        while self._kept and self._kept[0][0] <= self._commit - GENERATIONS:
+            self._kept.popleft()
+
+    def take(self) -> list[bytes]:
+        """Everything that is left, oldest first."""
+        self.collect()
+        frames = [frame for _, frame in self._kept]
+        self._kept.clear()
+        return frames
