@@ -24,8 +24,8 @@ from vmm import hashing
 
 INLINE_PAGES_MAX = 512
 """An epoch of this size is installed at once; a larger one in a thread, so that the link is served."""
-INPUTS_KEPT = 8192
-"""Inputs of the open epoch that a survivor could repeat."""
+INPUTS_KEPT, INPUTS_BYTES_KEPT = 8192, 32 << 20
+"""Inputs of the open epoch that a survivor could repeat; the oldest go, and their clients ask again."""
 OWN_EVENTS = ("snapshot", "announce")
 """Inputs that concern the node that had them, and no other."""
 
@@ -44,7 +44,8 @@ class Following:
         self._machine = replica.machine
         self._stage: Stage | None = None
         self._state: Mapping[str, bytes] = {}
-        self._inputs: deque[tuple[int, Packet]] = deque(maxlen=INPUTS_KEPT)
+        self._inputs: deque[tuple[int, Packet]] = deque()
+        self._inputs_bytes = 0
         self._unsaid: list[Packet] = []
         assert replica.standby is not None, "only a node that was started with --incoming follows"
         self._standby = replica.standby
@@ -117,8 +118,11 @@ class Following:
                 raise ProtocolViolation(f"epoch {inputs.epoch}: an input for {port!r}, which is no port here")
             if port not in OWN_EVENTS:
                 self._inputs.append((inputs.epoch, (port, payload)))
+                self._inputs_bytes += len(payload)
             if port in self._frames:
                 self._frames[port].given(payload)
+        while len(self._inputs) > INPUTS_KEPT or self._inputs_bytes > INPUTS_BYTES_KEPT:
+            self._forget_oldest_input()
         self._rehearse_if_due()
 
     def _rehearse_if_due(self) -> None:
@@ -128,7 +132,10 @@ class Following:
 
     def _forget_committed_inputs(self) -> None:
         while self._inputs and self._inputs[0][0] <= self.epoch:
-            self._inputs.popleft()
+            self._forget_oldest_input()
+
+    def _forget_oldest_input(self) -> None:
+        self._inputs_bytes -= len(self._inputs.popleft()[1][1])
 
     def released(self, epoch: int) -> None:
         if epoch == self.epoch:

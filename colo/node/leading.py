@@ -204,30 +204,31 @@ class Leading:
     def live_round(self) -> Batches | None:
         candidates = self._take()
         progress = self.progress
-        pages = self._machine.ram.size // PAGE_SIZE if candidates is None else len(candidates)
-        progress.remaining = pages * PAGE_SIZE
-        if self._fits_a_pause(candidates) or progress.rounds >= ROUNDS_MAX:
+        left = self._left(candidates)
+        progress.remaining = left * PAGE_SIZE
+        fits = left * PAGE_SIZE <= self.settings.pause_budget_ms * COPY_BYTES_PER_MS
+        if (fits and progress.rounds) or progress.rounds >= ROUNDS_MAX:
             self._left_over = candidates
             return None
-        self._throttle_if_needed(pages)
+        self._throttle_if_needed(left)
         progress.rounds += 1
         return self._live(candidates)
 
-    def _fits_a_pause(self, candidates: Candidates) -> bool:
-        """A source that cannot tell has every page compared, so what counts is the last round."""
-        if self.progress.rounds == 0:
-            return False
-        pages = self._last_round if candidates is None else len(candidates)
-        return pages * PAGE_SIZE <= self.settings.pause_budget_ms * COPY_BYTES_PER_MS
+    def _left(self, candidates: Candidates) -> int:
+        """Pages still to be sent.  Of a source that cannot tell: about as many as the last round sent."""
+        if candidates is not None:
+            return len(candidates)
+        return self._last_round if self.progress.rounds else self._machine.ram.size // PAGE_SIZE
 
-    _last_round = 0
+    _last_round = _left_before = 0
 
-    def _throttle_if_needed(self, pages: int) -> None:
-        """Slow the guest when a round left as much as the one before."""
-        if self.progress.rounds >= 3 and pages * 4 > self._last_round * 3:
+    def _throttle_if_needed(self, left: int) -> None:
+        """Slow the guest when a round left about as much as the one before."""
+        if self.progress.rounds >= 3 and left * 4 > self._left_before * 3:
             step = THROTTLE_FIRST if not self.throttle else THROTTLE_STEP
             self.throttle = min(self.throttle + step, THROTTLE_MAX)
             self.replica.guest.throttle = self.progress.throttle = self.throttle
+        self._left_before = left
 
     def _live(self, candidates: Candidates) -> Batches:
         """A page that is written while it is copied is written after it was taken, so comes again."""
