@@ -6,8 +6,8 @@ import struct
 from collections.abc import Iterable
 from ipaddress import ip_address
 
-from colo.checksum import checksum, pseudo_sum
-from colo.packet import (
+from colo.compare.checksum import checksum, pseudo_sum
+from colo.compare.packet import (
     ACK,
     ETHERTYPE_ARP,
     ETHERTYPE_IPV4,
@@ -17,7 +17,7 @@ from colo.packet import (
     PROTO_TCP,
     PROTO_UDP,
 )
-from colo.verdict import Decision, Diverged, Drop, Reason, Release
+from colo.compare.verdict import Decision, Diverged, Drop, Reason, Release
 
 GUEST, CLIENT = "10.77.0.2", "10.77.0.1"
 GUEST6, CLIENT6 = "fd00::2", "fd00::1"

@@ -7,7 +7,7 @@ import struct
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from colo.checksum import checksum, checksum_plain, ones_sum, pseudo_sum, updated, updated_long
+from colo.compare.checksum import checksum, checksum_plain, ones_sum, pseudo_sum, updated, updated_long
 from tests.compare import frames
 
 data = st.binary(max_size=80) | st.integers(200, 3000).flatmap(lambda n: st.binary(min_size=n, max_size=n))

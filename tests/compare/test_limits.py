@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colo.compare import MODES, Comparison, Settings, open_comparison
-from colo.packet import FIN, RST, SYN
-from colo.stream import LATER_MAX
-from colo.verdict import Diverged, Drop, Reason, Release
+from colo.compare.comparison import MODES, Comparison, Settings, open_comparison
+from colo.compare.packet import FIN, RST, SYN
+from colo.compare.stream import LATER_MAX
+from colo.compare.verdict import Diverged, Drop, Reason, Release
 from tests.compare import frames
 from tests.compare.frames import differences, dropped, fragments, released, tcp, udp
 

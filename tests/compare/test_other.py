@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colo.compare import Comparison, Settings
-from colo.verdict import Reason
+from colo.compare.comparison import Comparison, Settings
+from colo.compare.verdict import Reason
 from tests.compare import frames
 from tests.compare.frames import CLIENT6, GUEST6, differences, fragments, fragments6, released
 

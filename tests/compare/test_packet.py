@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from colo import packet, tcp_options
-from colo.packet import VNET_HEADER, Kind, describe, parse, vnet_header
+from colo.compare import packet, tcp_options
+from colo.compare.packet import VNET_HEADER, Kind, describe, parse, vnet_header
 from tests.compare import frames
 from tests.compare.frames import CLIENT6, GUEST6, fragments, fragments6
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from colo import seq
-from colo.seq import HALF, MASK, SPACE
+from colo.compare import seq
+from colo.compare.seq import HALF, MASK, SPACE
 
 numbers = st.integers(0, MASK) | st.sampled_from([0, 1, HALF - 1, HALF, HALF + 1, MASK - 1, MASK])
 steps = st.integers(1, HALF - 1)

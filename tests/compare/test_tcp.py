@@ -4,44 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from colo.compare import Comparison, Settings
-from colo.packet import ACK, FIN, PSH, RST, SYN
-from colo.verdict import Decision, Diverged, Reason
+from colo.compare.packet import ACK, FIN, PSH, RST, SYN
+from colo.compare.verdict import Diverged, Reason
 from tests.compare.frames import CLIENT6, GUEST6, differences, dropped, released, tcp
-
-LINUX = bytes.fromhex("020405b4 0402 080a 00000001 00000002 01 030307")
-ISN = 0xFFFF_FFF0
-"""So that everything here wraps."""
-
-
-class Pair:
-    """A comparison, and a clock."""
-
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.comparison = Comparison(settings)
-        self.now_ms = 0.0
-
-    def primary(self, *frames: bytes) -> list[Decision]:
-        return [each for frame in frames for each in self.comparison.feed_primary(frame, self.now_ms)]
-
-    def secondary(self, *frames: bytes) -> list[Decision]:
-        return [each for frame in frames for each in self.comparison.feed_secondary(frame, self.now_ms)]
-
-    def later(self, ms: float) -> list[Decision]:
-        self.now_ms += ms
-        return self.comparison.tick(self.now_ms)
-
-    def opened(self) -> Pair:
-        """Both answered a client's SYN."""
-        syn_ack = tcp(ISN, ack=5, flags=SYN, options=LINUX)
-        self.primary(syn_ack)
-        assert released(self.secondary(tcp(ISN + 77, ack=5, flags=SYN, options=LINUX))) == [syn_ack]
-        return self
-
-
-@pytest.fixture
-def pair() -> Pair:
-    return Pair().opened()
+from tests.compare.pairs import ISN, LINUX, Pair
 
 
 def test_equal_segments_release_the_primary_s_and_drop_the_secondary_s(pair: Pair) -> None:
@@ -98,19 +64,6 @@ def test_acknowledgements_after_the_end(pair: Pair) -> None:
     late = tcp(ISN + 2, ack=20)
     pair.primary(late)
     assert released(pair.secondary(late)) == [late]
-
-
-def test_a_probe_that_was_seen_first_costs_one_checkpoint_at_most() -> None:
-    """It stands one number before the stream: where the stream is becomes known by a checkpoint."""
-    pair = Pair()
-    probe, after = tcp(499, ack=5), tcp(500, ack=5)
-    pair.primary(probe, after)
-    pair.secondary(probe, after)
-    pair.comparison.checkpoint()
-    assert released(pair.primary(probe, after)) == [probe, after]
-    mine = tcp(500, b"hello", ack=6)
-    pair.primary(mine)
-    assert released(pair.secondary(mine)) == [mine]
 
 
 def test_a_retransmission_may_overtake_bytes_that_wait(pair: Pair) -> None:
@@ -193,20 +146,6 @@ def test_a_syn_is_no_answer_to_a_syn_with_acknowledgement() -> None:
     assert differences(pair.secondary(tcp(ISN, ack=None, flags=SYN))) == [Reason.SYN_DIFFERS]
 
 
-def test_the_secondary_s_syn_again_as_translated_is_the_same_one(pair: Pair) -> None:
-    assert differences(pair.secondary(tcp(ISN, ack=5, flags=SYN, options=LINUX))) == []
-    mine = tcp(ISN + 1, b"hello", ack=5)
-    pair.primary(mine)
-    assert released(pair.secondary(mine)) == [mine]
-
-
-def test_bytes_in_a_syn_wait_for_a_checkpoint() -> None:
-    pair = Pair()
-    mine = tcp(ISN, b"early", ack=None, flags=SYN)
-    assert differences(pair.primary(mine)) == [Reason.SYN_DIFFERS]
-    assert released(pair.comparison.checkpoint()) == [mine]
-
-
 def test_fin_waits_for_the_fin_at_the_same_place(pair: Pair) -> None:
     mine = tcp(ISN + 1, b"bye", ack=5, flags=FIN)
     pair.primary(mine)
@@ -254,52 +193,6 @@ def test_a_refused_connection() -> None:
     pair.primary(mine)
     assert released(pair.secondary(mine)) == [mine]
     assert released(pair.primary(mine)) == [mine]
-
-
-@pytest.mark.parametrize("first", ["primary", "secondary"])
-def test_the_same_ports_again(pair: Pair, first: str) -> None:
-    """One of the two may be at the next connection already, while the other ends the last one."""
-    fin = tcp(ISN + 1, ack=6, flags=FIN)
-    syn = tcp(0x4000_0000, ack=1000, flags=SYN, options=LINUX)
-    if first == "primary":
-        assert pair.primary(fin, syn) == []
-        assert released(pair.secondary(fin)) == [fin]
-        assert released(pair.secondary(tcp(0x4000_0009, ack=1000, flags=SYN, options=LINUX))) == [syn]
-    else:
-        pair.secondary(fin, tcp(0x4000_0009, ack=1000, flags=SYN, options=LINUX))
-        assert released(pair.primary(fin, syn)) == [fin, syn]
-    mine = tcp(0x4000_0001, b"again", ack=1000)
-    pair.primary(mine)
-    assert released(pair.secondary(mine)) == [mine]
-    assert pair.later(1e6) == []
-
-
-def test_the_end_of_the_last_connection_says_nothing_about_the_next(pair: Pair) -> None:
-    """The secondary's late words carry numbers of the connection before: they cover nothing."""
-    pair.primary(tcp(ISN + 1, ack=6, flags=FIN))
-    pair.secondary(tcp(ISN + 1, ack=6, flags=FIN))
-    syn = tcp(0x4000_0000, ack=1000, flags=SYN)
-    pair.primary(syn)
-    assert released(pair.secondary(tcp(ISN + 2, ack=0x2000_0000))) == []
-    assert released(pair.secondary(tcp(0x4000_0000, ack=1000, flags=SYN))) == [syn]
-
-
-def test_more_new_connections_than_one_wait_for_a_checkpoint(pair: Pair) -> None:
-    for n in range(1, 5):
-        pair.primary(tcp(0x4000_0000 * n, ack=1000 * n, flags=SYN))
-    assert pair.comparison.counts["diverged_syn_differs"] == 1
-    assert len(released(pair.comparison.checkpoint())) == 4
-    syn = tcp(0x1234, ack=7, flags=SYN)
-    pair.primary(syn)
-    assert released(pair.secondary(syn)) == [syn]
-
-
-def test_a_connection_that_was_not_seen_to_begin(pair: Pair) -> None:
-    pair = Pair()
-    first, second = tcp(500, b"abc", ack=5), tcp(503, b"def", ack=5)
-    pair.primary(first)
-    assert released(pair.secondary(tcp(500, b"abcdef", ack=5))) == [first]
-    assert released(pair.primary(second)) == [second]
 
 
 def test_lateness_has_a_reason_and_an_age() -> None:
@@ -371,3 +264,12 @@ def test_decisions_are_counted_in_all_and_per_connection(pair: Pair) -> None:
     assert status.name == "tcp 10.77.0.2:80 > 10.77.0.1:40000"
     assert (status.diverged, status.waits) == (Reason.PAYLOAD, True)
     assert status.counts == {"matched": 1, "carried": 2, "payload": 1}
+
+
+def test_acknowledgements_are_void_after_a_checkpoint_also_where_nothing_waited(pair: Pair) -> None:
+    pair.secondary(tcp(ISN + 1, ack=900))
+    assert pair.later(1.0) == []
+    assert pair.comparison.checkpoint() == []
+    mine = tcp(ISN + 1, ack=6)
+    assert pair.primary(mine) == []
+    assert released(pair.secondary(tcp(ISN + 1, ack=6))) == [mine]

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colo.compare import Comparison
-from colo.packet import FIN, SYN, parse
-from colo.seq import MASK, distance
-from colo.verdict import Decision, Diverged, Drop, Release
+from colo.compare.comparison import Comparison
+from colo.compare.packet import FIN, SYN, parse
+from colo.compare.seq import MASK, distance
+from colo.compare.verdict import Decision, Diverged, Drop, Release
 from tests.compare.frames import tcp
 
 STARTS = st.sampled_from([0, 1, 1000, 0x7FFF_FFF0, 0x8000_0000, 0xFFFF_FF00, 0xFFFF_FFF8, MASK])

@@ -28,19 +28,29 @@ NEAR_THE_GUEST = (
 PROTOCOL = tuple(
     f"colo/{name}.py"
     for name in (
-        "compare",
+        "compare/checksum",
+        "compare/comparison",
+        "compare/connections",
+        "compare/fragments",
+        "compare/other",
+        "compare/packet",
+        "compare/qemu",
+        "compare/seq",
+        "compare/stream",
+        "compare/tcp",
+        "compare/tcp_options",
+        "compare/tcp_sides",
+        "compare/verdict",
         "disk",
         "failover",
         "filters/__init__",
         "messages",
-        "packet",
         "peer",
         "policy",
         "primary",
         "node/replica",
         "node/stage",
         "secondary",
-        "seq",
         "transport/wire",
     )
 )

@@ -15,9 +15,9 @@ Python one by one.
 **The key** of a packet is what makes two packets part of one conversation: tags, addresses, and ports or
 what a protocol has in their place.  Keys of TCP and of the others are told apart by ``kind``.
 
-Not looked at: checksums (:mod:`colo.checksum`), addresses of Ethernet, encapsulation (GRE, IPsec), and
-options of TCP, which :mod:`colo.tcp_options` reads where they matter.  An extension header that is not
-known, encryption (ESP) included, ends the walk: the packet is ``Kind.IP``.
+Not looked at: checksums (:mod:`colo.compare.checksum`), addresses of Ethernet, encapsulation (GRE,
+IPsec), and options of TCP, which :mod:`colo.compare.tcp_options` reads where they matter.  An extension
+header that is not known, encryption (ESP) included, ends the walk: the packet is ``Kind.IP``.
 """
 
 from __future__ import annotations

@@ -59,10 +59,10 @@ from typing import Any
 
 import msgspec
 
-from colo.packet import ETHERNET, ETHERTYPE_IPV4, PROTO_ICMP, PROTO_TCP, PROTO_UDP
-from colo.seq import advance, after, distance
-from colo.stream import equal
-from colo.verdict import Decision, Diverged, Drop, Reason, Release, Settings, Status, Tally
+from colo.compare.packet import ETHERNET, ETHERTYPE_IPV4, PROTO_ICMP, PROTO_TCP, PROTO_UDP
+from colo.compare.seq import advance, after, distance
+from colo.compare.stream import equal
+from colo.compare.verdict import Decision, Diverged, Drop, Reason, Release, Settings, Status, Tally
 
 TIMEOUT_MS = 3000.0
 SCAN_CYCLE_MS = 1000.0
@@ -141,7 +141,7 @@ class Connection:
 
 
 class QemuComparison:
-    """Mode ``qemu``.  The same calls as :class:`colo.compare.Comparison`."""
+    """Mode ``qemu``.  The same calls as :class:`colo.compare.comparison.Comparison`."""
 
     __slots__ = ("_connections", "_l2", "_scanned_ms", "settings", "tally")
 
@@ -245,7 +245,7 @@ class QemuComparison:
             p.compared += length
             connection.compare_seq = s.seq_end
             return None
-        if p.ack > min(connection.pack, connection.sack):
+        if after(p.ack, min(connection.pack, connection.sack)):
             return Reason.ACK_BEYOND
         self._release(connection, connection.primary.pop(0), Reason.MATCHED, out)
         s.compared += length

@@ -8,8 +8,8 @@
 
 This is the heart of COLO (Dong and others, SoCC 2013): two machines get the same input and run on their
 own; as long as a client could not tell which of them it talks to, the primary's answers go out at once.
-What "could not tell" means is in :mod:`colo.compare_tcp` and :mod:`colo.compare_other`; mode ``qemu`` is
-:mod:`colo.compare_qemu`.
+What "could not tell" means is in :mod:`colo.compare.tcp` and :mod:`colo.compare.other`; mode ``qemu`` is
+:mod:`colo.compare.qemu`.
 
 **Every frame ends once.**  A frame of the primary is released, waits, or, beyond every limit, is dropped,
 as a network may.  A frame of the secondary is dropped when it comes: what it told is noted.
@@ -23,21 +23,21 @@ primary and its commit nothing is fed: what the primary says then belongs to the
 :meth:`Comparison.checkpoint` is called at the commit point, not before: it takes the primary's word for
 the secondary's, and that is true from there on.  ``now_ms`` never goes back.
 
-**Limits** are :class:`colo.verdict.Settings`.  Memory is bounded whatever either machine sends: by frames
-and bytes kept, conversations, history, incomplete datagrams, and segments ahead of a gap.
+**Limits** are :class:`colo.compare.verdict.Settings`.  Memory is bounded whatever either machine sends:
+by frames and bytes kept, conversations, history, incomplete datagrams, and segments ahead of a gap.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from colo.compare_other import Flow, content
-from colo.compare_qemu import QemuComparison
-from colo.compare_tcp import TcpConnection
-from colo.connections import Conversation, Table
-from colo.fragments import Reassembly, Refused
-from colo.packet import FRAGMENT, TCP, Packet, other, parse
-from colo.verdict import Decision, Diverged, Drop, Reason, Release, Settings, Status, Tally
+from colo.compare.connections import Conversation, Table
+from colo.compare.fragments import Reassembly, Refused
+from colo.compare.other import Flow, content
+from colo.compare.packet import FRAGMENT, TCP, Packet, other, parse
+from colo.compare.qemu import QemuComparison
+from colo.compare.tcp import TcpConnection
+from colo.compare.verdict import Decision, Diverged, Drop, Reason, Release, Settings, Status, Tally
 
 __all__ = ["MODES", "Comparison", "Diverged", "Drop", "Reason", "Release", "Settings", "open_comparison"]
 

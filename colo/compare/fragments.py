@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from colo.packet import Packet, parse
+from colo.compare.packet import Packet, parse
 
 GROUPS_MAX = 64
 FRAGMENTS_MAX = 128

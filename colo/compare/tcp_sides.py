@@ -1,6 +1,6 @@
 """What the two hosts have said on one TCP connection, and how far it is the same.
 
-The theory is in :mod:`colo.compare_tcp`; here is the bookkeeping.  Positions are unwrapped sequence
+The theory is in :mod:`colo.compare.tcp`; here is the bookkeeping.  Positions are unwrapped sequence
 numbers.  ``base`` is how far the streams were compared and found equal; it is unknown until both have
 spoken on a connection that was not seen to begin, and then the earlier of their first positions.
 """
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from itertools import chain
 
-from colo import tcp_options
-from colo.packet import ACK, FIN, RST, SYN, Packet
-from colo.seq import unwrap
-from colo.stream import (
+from colo.compare import tcp_options
+from colo.compare.packet import ACK, FIN, RST, SYN, Packet
+from colo.compare.seq import unwrap
+from colo.compare.stream import (
     Chunk,
     Contradiction,
     History,
@@ -22,7 +22,7 @@ from colo.stream import (
     equal,
     first_difference,
 )
-from colo.verdict import Reason, Tally
+from colo.compare.verdict import Reason, Tally
 
 WINDOW_MAX = 1 << 30
 """RFC 7323, section 2.2: no sound segment is further than this from where its stream is."""
@@ -113,7 +113,7 @@ class Sides:
             return self.disagreement()
         if not me.spoke:
             me.spoke = True
-            if me.stream is None and (primary or self.secondary.isn is None or self.base is not None):
+            if me.stream is None:
                 me.stream = Stream(packet.at if self.base is None else self.base)
                 self._align()
         if flags & FIN:
@@ -130,10 +130,7 @@ class Sides:
         me.top = None
         me.profile = (packet.flags & ACK, *tcp_options.options(packet).profile)
         if me is self.primary and self.base is None:
-            self.base = packet.seq + 1
-            self.history = History(self.base)
-            self.forget_secondary()
-            self.primary.stream, self.secondary.stream = Stream(self.base), Stream(self.base)
+            self._begin(packet.seq + 1)
         packet.at = self.base if self.base is not None else packet.seq + 1
         if packet.end > packet.start:
             return Reason.SYN_DIFFERS, "bytes in a SYN are not tracked"
@@ -141,6 +138,18 @@ class Sides:
         if both and self.primary.profile != self.secondary.profile:
             return Reason.SYN_DIFFERS, f"options {self.primary.profile} and {self.secondary.profile}"
         return None
+
+    def _begin(self, base: int) -> None:
+        """The primary's first byte will be at ``base``; the secondary may have sent some of its own."""
+        its = self.secondary.stream
+        if its is not None:
+            base = unwrap(base, its.start)
+            if self.secondary.isn is None or not base <= its.start < base + WINDOW_MAX:
+                self.forget_secondary()
+                its = None
+        self.base, self.history = base, History(base)
+        self.primary.stream, self.secondary.stream = Stream(base), its or Stream(base)
+        self._lower_secondary(base)
 
     def disagreement(self) -> Wrong | None:
         """Did one of them go on where the other had ended?"""
@@ -169,9 +178,14 @@ class Sides:
             self.base = min(mine.start, its.start)
             self.history = History(self.base)
             mine.lower(self.base)
-            self._charge(its, -1)
-            its.lower(self.base)
-            self._charge(its, 1)
+            self._lower_secondary(self.base)
+
+    def _lower_secondary(self, base: int) -> None:
+        its = self.secondary.stream
+        assert its is not None
+        self._charge(its, -1)
+        its.lower(base)
+        self._charge(its, 1)
 
     def _charge(self, stream: Stream, sign: int) -> None:
         self.tally.frames_kept += sign * stream.count
@@ -180,7 +194,7 @@ class Sides:
     def add(self, piece: Chunk, primary: bool) -> bool:
         """Take what is new in it; whether anything was."""
         stream = self.primary.stream if primary else self.secondary.stream
-        if stream is None:  # bytes before any SYN of the primary: nothing to place them by
+        if stream is None:  # in an RST: no part of the stream
             return False
         if not -WINDOW_MAX < piece.at - stream.front < WINDOW_MAX:
             raise Overflow(f"a segment at {piece.at} where the stream is at {stream.front}", far=True)
@@ -191,14 +205,15 @@ class Sides:
                 return False
             if piece.at < base:
                 piece = Chunk(base, piece.end, piece.offset + base - piece.at, piece.frame)
-        if primary:
-            return stream.add(piece)
         count, size = stream.count, stream.size
         try:
+            if base is None:
+                stream.lower(piece.at)
             return stream.add(piece)
         finally:
-            self.tally.frames_kept += stream.count - count
-            self.tally.bytes_kept += stream.size - size
+            if not primary:
+                self.tally.frames_kept += stream.count - count
+                self.tally.bytes_kept += stream.size - size
 
     def _check_again(self, piece: Chunk, primary: bool) -> None:
         """Compare what was verified with what is said now."""

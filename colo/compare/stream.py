@@ -1,8 +1,9 @@
 """One side of a TCP connection as a stream of bytes: kept by reference, in order, without a gap.
 
-A stream is the frames that its bytes came in.  Positions are unwrapped (:func:`colo.seq.unwrap`).  Bytes in
-[start, front) are there without a gap; what came too early waits in ``later``.  A segment that repeats
-bytes is compared with them: a host that contradicts itself is noticed here.
+A stream is the frames that its bytes came in.  Positions are unwrapped
+(:func:`colo.compare.seq.unwrap`).  Bytes in [start, front) are there without a gap; what came too early
+waits in ``later``.  A segment that repeats bytes is compared with them: a host that contradicts itself
+is noticed here.
 
 Nothing is copied.  Two short runs are compared by slicing both; from ``LONG`` bytes on ``startswith``
 compares in place with a view of the other (a view costs more than the copy of a short run).

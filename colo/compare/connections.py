@@ -16,8 +16,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from colo.packet import Packet, describe
-from colo.verdict import REASONS, Decision, Diverged, Drop, Reason, Release, Tally
+from colo.compare.packet import Packet, describe
+from colo.compare.verdict import REASONS, Decision, Diverged, Drop, Reason, Release, Tally
 
 TRIES_MAX = 16
 """Conversations looked at for one that may make room, and by one ageing."""

@@ -1,4 +1,4 @@
-"""What a comparison says, why it says it, and by which limits: the nouns of :mod:`colo.compare`.
+"""What a comparison says, why it says it, and by which limits: the nouns of :mod:`colo.compare.comparison`.
 
 Every frame that is fed ends in exactly one :class:`Release` or :class:`Drop`; a :class:`Diverged` asks for
 a checkpoint.  Each has a :class:`Reason`, counted in all and per connection.
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from colo.packet import VNET_HEADER
+from colo.compare.packet import VNET_HEADER
 
 
 class Reason(IntEnum):

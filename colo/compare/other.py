@@ -25,9 +25,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from colo.connections import Conversation
-from colo.packet import ICMP, ICMPV6, UDP, VNET_HEADER, Kind, Packet, vnet_header
-from colo.verdict import Decision, Reason, Tally
+from colo.compare.connections import Conversation
+from colo.compare.packet import ICMP, ICMPV6, UDP, VNET_HEADER, Kind, Packet, vnet_header
+from colo.compare.verdict import Decision, Reason, Tally
 
 IPV4_HEADER, IPV6_HEADER = 20, 40
 HARD = 2

@@ -20,10 +20,10 @@ S acknowledges, which nobody can send again: by 3 the secondary received all of 
 acknowledges only what it has, and RCV.NXT never goes back.  So each number that the client may use lies
 within what the secondary's TCP can continue from, and the stream that the client reads is a prefix of
 the secondary's.  Neither half can be left out: without 1 the client acknowledges bytes that were never
-sent, without 3 bytes of the client are lost for good.  4 is for the client's SND.WL1, the number that
-its peer was last heard at: it ignores windows from before that, so a secondary that is behind it could
-not open its window again.  What S promises beyond these may be taken back by
-any TCP: selectively acknowledged bytes (RFC 2018, section 8) and window (RFC 9293, section 3.8.6).
+sent, without 3 bytes of the client are lost for good.  4 is for the client's SND.WL1, the number that its
+peer was last heard at: it ignores windows from before that, so a secondary that is behind it could not
+open its window again.  What S promises beyond these may be taken back by any TCP: selectively acknowledged
+bytes (RFC 2018, section 8) and window (RFC 9293, section 3.8.6).
 
 **At a checkpoint** the secondary becomes what the primary was: it has sent all that the primary sent and
 received all that the primary acknowledged, so those are where comparison goes on from.  What the former
@@ -45,11 +45,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from colo.connections import Conversation
-from colo.packet import FIN, RST, SYN, Packet
-from colo.stream import Chunk, Contradiction, Overflow
-from colo.tcp_sides import Sides
-from colo.verdict import Decision, Reason, Tally
+from colo.compare.connections import Conversation
+from colo.compare.packet import FIN, RST, SYN, Packet
+from colo.compare.stream import Chunk, Contradiction, Overflow
+from colo.compare.tcp_sides import Sides
+from colo.compare.verdict import Decision, Reason, Tally
 
 CONTROL = SYN | FIN | RST
 HARD = 2
