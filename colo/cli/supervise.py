@@ -69,7 +69,7 @@ def sentence(event: str, facts: dict[str, Any]) -> str:
             ports = ", ".join(facts["publish"]) or "nothing"
             return f"network {facts['name']}; published: {ports}"
         case "node":
-            return f"node {facts['node']}: pid {facts['pid']}, started in {facts['seconds']:.1f} s"
+            return f"{facts['role']} {facts['node']}: pid {facts['pid']}, started in {facts['seconds']:.1f} s"
         case "synchronising":
             left, total = facts.get("remaining", 0) >> 20, facts.get("total", 0) >> 20
             return f"synchronising: {left} of {total} MiB left, round {facts.get('dirty-sync-count', 0)}"

@@ -39,6 +39,8 @@ class PairNode:
         self.log = home / f"{name}.log"
         self.role = "starting"
         self.tap = ""
+        self.start_s = 0.0
+        """What its start took."""
         self.status: int | None = None
         self._hear = hear
         self._process: asyncio.subprocess.Process | None = None

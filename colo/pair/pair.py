@@ -115,6 +115,7 @@ class Pair:
         (self.home / "arbiter").mkdir(mode=0o700, exist_ok=True)
         primary, secondary = await self._start_both()
         self._is_primary(primary)
+        self._say_started(primary)
         self._watcher = asyncio.create_task(self._watch())
         await self._form(primary, secondary)
 
@@ -141,8 +142,11 @@ class Pair:
         node.command = self._command(node, incoming=incoming)
         began = time.monotonic()
         await node.start()
-        self._say("node", {"node": name, "pid": node.pid, "seconds": time.monotonic() - began})
+        node.start_s = time.monotonic() - began
         return node
+
+    def _say_started(self, node: PairNode) -> None:
+        self._say("node", {"node": node.name, "pid": node.pid, "role": node.role, "seconds": node.start_s})
 
     def _command(self, node: PairNode, *, incoming: bool) -> list[str]:
         options = self.options
@@ -171,6 +175,7 @@ class Pair:
     async def _form(self, primary: PairNode, secondary: PairNode) -> None:
         """Bring the secondary up to date: a pair in COLO state."""
         secondary.role = "secondary"
+        self._say_started(secondary)
         self.state.secondary = secondary
         self._write_record()
         began = time.monotonic()
