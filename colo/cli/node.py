@@ -114,8 +114,8 @@ def positive(text: str) -> int:
 def options(given: argparse.Namespace) -> NodeOptions:
     """The node that the command line asks for."""
     from colo.node.leading import Settings
-    from colo.node.node import Tunables
     from colo.node.process import NodeOptions
+    from colo.node.tunables import Tunables
 
     settings = Settings(float(given.pause_budget), given.verify, given.dirty_source)
     return NodeOptions(

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from colo.arbiter import Arbiter
 from colo.errors import ControlError
 from colo.filters import FilteredNet, spec_of
 from colo.node.replica import Replica
 from colo.node.status import NodeStatus
+from colo.node.tunables import Tunables
 from colo.qmp import schema
 from colo.qmp.schema import ShutdownCause
-
-if TYPE_CHECKING:
-    from colo.node.node import Tunables
 
 Emit = Callable[[str, Any], None]
 """Sends a QMP event: its name, and its data or None."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from typing import Any
 
 from colo import policy
@@ -23,9 +22,9 @@ from colo.errors import ColoError, ControlError, Refused
 from colo.failover import Ending, FailoverStatus
 from colo.messages import Channel, Hello
 from colo.node.guest import Emit, NodeGuest
-from colo.node.leading import Settings
 from colo.node.pairing import PrimaryPairing, SecondaryPairing
 from colo.node.replica import EpochRecord, Replica
+from colo.node.tunables import Tunables
 from colo.qmp import schema
 from colo.qmp.schema import Capability, ColoExitReason, ColoMode, MigrationStatus, ShutdownCause
 from colo.transport import handshake, heartbeat
@@ -38,24 +37,11 @@ from vmm.machine import Ended
 from vmm.state import pack
 
 DIAL_TIMEOUT_S = 10.0
-HEARTBEAT_MS, SILENCE_MS = 50, 300
-"""A node is taken for dead after six missing beats; on a busy host one is easily late."""
 CAUSES = {
     Ended.POWEROFF: ShutdownCause.GUEST_SHUTDOWN,
     Ended.DEBUG_EXIT: ShutdownCause.GUEST_SHUTDOWN,
     Ended.RESET: ShutdownCause.GUEST_RESET,
 }
-
-
-@dataclass
-class Tunables:
-    """``migrate-set-parameters``."""
-
-    checkpoint_delay_ms: int = policy.DELAY_MS_DEFAULT
-    heartbeat_ms: int = HEARTBEAT_MS
-    silence_ms: int = SILENCE_MS
-    policy: str = "periodic"
-    settings: Settings = field(default_factory=Settings)
 
 
 class Node(NodeGuest):
@@ -194,6 +180,10 @@ class Node(NodeGuest):
         if isinstance(self.pairing, PrimaryPairing) and not self.pairing.in_colo:
             self._migration(MigrationStatus.CANCELLING)
             self.pairing.lose("migrate_cancel")
+        elif self.migration is MigrationStatus.SETUP and self._task is not None:
+            self._task.cancel()  # nobody has answered yet
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._migration(MigrationStatus.CANCELLED)
 
     # Secondary
 

@@ -27,9 +27,10 @@ from colo.filters import FilteredNet, FilterSpec, OutputHold, parse
 from colo.filters.console import HeldConsole
 from colo.network import namespace as network_namespace
 from colo.node.guest_thread import GuestThread
-from colo.node.node import Node, Tunables
+from colo.node.node import Node
 from colo.node.replica import EpochRecord, Replica
 from colo.node.standby_ram import StandbyRam
+from colo.node.tunables import Tunables
 from colo.qmp import commands as qmp_commands
 from colo.qmp import server as qmp
 from colo.transport.certs import Credentials

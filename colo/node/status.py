@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from colo.arbiter import Arbiter
 from colo.failover import Failover
 from colo.node.leading import Leading
 from colo.node.pairing import PrimaryPairing, SecondaryPairing
 from colo.node.replica import Replica
+from colo.node.tunables import Tunables
 from colo.qmp import schema
 from colo.qmp.schema import (
     Capability,
@@ -21,9 +21,6 @@ from colo.qmp.schema import (
     ShutdownCause,
 )
 from vmm.ram import PAGE_SIZE
-
-if TYPE_CHECKING:
-    from colo.node.node import Tunables
 
 
 class NodeStatus:

@@ -48,11 +48,11 @@ def hello(
 
 def verdict(mine: Hello, theirs: Hello) -> str | None:
     """Why the two cannot be a pair, or None: they can.  Every reason says what was found and expected."""
+    same_build = "start the same build of colo on both"
     alike = (
-        ("protocol", theirs.protocol, mine.protocol, "start the same build of colo on both"),
-        ("build", theirs.build, mine.build, "start the same build of colo on both"),
+        ("protocol", theirs.protocol, mine.protocol, same_build),
+        ("build", theirs.build, mine.build, same_build),
         ("CPU engine", theirs.engine, mine.engine, "install the same engine on both"),
-        ("device layout", theirs.layout, mine.layout, "start the same build of colo on both"),
     )
     for what, found, expected, remedy in alike:
         if found != expected:
@@ -60,6 +60,8 @@ def verdict(mine: Hello, theirs: Hello) -> str | None:
     difference = _config_difference(mine.config, theirs.config)
     if difference is not None:
         return f"{difference}: start both with the same machine"
+    if theirs.layout != mine.layout:
+        return f"device layout {_shown(theirs.layout)}, this node has {_shown(mine.layout)}: {same_build}"
     if theirs.pair != mine.pair:
         return f"pair {_shown(theirs.pair)}, this node belongs to {_shown(mine.pair)}: check the address"
     if not INTERVAL_MS_MIN <= theirs.interval_ms <= INTERVAL_MS_MAX:

@@ -5,6 +5,7 @@ And a later one to a good secondary succeeds.
 
 from __future__ import annotations
 
+import socket
 import threading
 
 import pytest
@@ -57,6 +58,21 @@ def unharmed_and_protected(primary: Node) -> None:
     until(lambda: last(primary.said) > before + 1 and primary.epoch > epoch)
     assert primary.said == text(last(primary.said) + 1)[: len(primary.said)]
     assert primary.execute("query-colo-status")["mode"] == "primary"
+
+
+def test_cancelled_before_anybody_answered(bench: Bench) -> None:
+    primary = bench.start("a").ready()
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(f"{bench.place}/deaf")
+        deaf.listen()
+        primary.migrate(Address.parse(f"unix:{bench.place}/deaf"))
+        assert primary.migration == "setup"
+        primary.execute("migrate_cancel")
+        assert primary.migration == "cancelled"
+    unharmed(primary)
+    secondary = bench.incoming("b").ready()
+    protect(primary, secondary.link)
+    unharmed_and_protected(primary)
 
 
 def test_cancelling_nothing_is_no_error(bench: Bench) -> None:
