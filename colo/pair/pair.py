@@ -257,7 +257,12 @@ class Pair:
             self._fail(f"node {node.name} died while nobody followed it: {node.last_words()}")
 
     async def _left_colo(self, node: PairNode, data: dict[str, Any]) -> None:
-        """A node acts on its own now, or has been told that the other one does."""
+        """A node acts on its own now, or has been told that the other one does.
+
+        One that lost may say so when it has been ended already, because the winner was heard first.
+        """
+        if node not in (self.state.primary, self.state.secondary):
+            return
         status = await node.execute("query-status")
         self._say("colo-exit", {"node": node.name, **data, "running": status["running"]})
         if not status["running"]:

@@ -11,7 +11,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from colo.network.host import Publish
+from colo.pair.node import PairNode
 from colo.pair.pair import Pair, PairOptions, PairState
 from tests.network.support import needs_root
 from tests.pair.history import last, repeated, text
@@ -114,13 +115,25 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def kill_in_turn(pair: Pair, client: RedisClient, kills: int) -> None:
-    for number in range(kills):
+Part = Callable[[PairNode], Awaitable[object]]
+
+
+async def by_death(node: PairNode) -> None:
+    node.kill()
+
+
+async def by_word(node: PairNode) -> None:
+    """``colo failover``: the node is told that its peer is lost, and both are alive."""
+    await node.execute("x-colo-lost-heartbeat")
+
+
+async def part_in_turn(pair: Pair, client: RedisClient, times: int, part: Part) -> None:
+    for number in range(times):
         before, failovers = client.replies, pair.state.failovers
         await later(lambda before=before: client.replies > before + 20 or client.failure)  # type: ignore[misc]
         victim = pair.state.primary if number % 2 == 0 else pair.state.secondary
         assert victim is not None
-        victim.kill()
+        await part(victim)
 
         def protected_again(state: PairState, failovers: int = failovers) -> bool:
             return state.protected and state.failovers > failovers
@@ -131,7 +144,7 @@ async def kill_in_turn(pair: Pair, client: RedisClient, kills: int) -> None:
     await later(lambda: client.replies > before + 20 or client.failure)
 
 
-async def serve(place: Path, kills: int) -> None:
+async def serve(place: Path, times: int, part: Part) -> None:
     port = free_port()
     said: list[str] = []
 
@@ -145,11 +158,11 @@ async def serve(place: Path, kills: int) -> None:
     try:
         await pair.start()
         with client_of(port) as client:
-            await kill_in_turn(pair, client, kills)
+            await part_in_turn(pair, client, times, part)
             await asyncio.to_thread(client.stop)
         assert client.failure is None
         assert await asyncio.to_thread(read_counter, port) == client.replies
-        assert pair.state.failovers == kills
+        assert pair.state.failovers == times
         logs = "".join(log.read_text() for log in pair.home.glob("*.log"))
         assert "Traceback" not in logs, logs
     finally:
@@ -176,8 +189,11 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @needs_root
-@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.long)])
-def test_no_acknowledged_write_is_lost(guest: Any, runtime: Path, kills: int) -> None:
+@pytest.mark.parametrize(
+    ("times", "part"),
+    [(3, by_death), (4, by_word), pytest.param(10, by_death, marks=pytest.mark.long)],
+)
+def test_no_acknowledged_write_is_lost(guest: Any, runtime: Path, times: int, part: Part) -> None:
     guest("redis")
     with tempfile.TemporaryDirectory(prefix="trace-") as traces:
-        asyncio.run(serve(Path(traces), kills))
+        asyncio.run(serve(Path(traces), times, part))
