@@ -88,6 +88,7 @@ def test_the_secondary_dies(bench: Bench, word: type) -> None:
 
     def kill(_: Passing) -> tuple[bytes, ...]:
         secondary.kill()
+        relay.rule = lambda _: ()  # nor what it had sent behind this word
         return ()
 
     relay.rule = Moment(word, kill)
