@@ -86,7 +86,7 @@ class Case:
 
     def measure(self, run: Run) -> None:
         port = free_port()
-        words = ("--heartbeat", str(HEARTBEAT_MS), "--silence", str(SILENCE_MS))
+        words = ("--heartbeat", str(HEARTBEAT_MS), *(() if run.quick else ("--silence", str(SILENCE_MS))))
         with Protected(run, "redis", *words, publish=(port, 6379)) as pair:
             pair.wait("protected")
             with Clients(port, self.dialogues) as clients:

@@ -54,6 +54,10 @@ class Member:
     pid: int
 
 
+QUICK_SILENCE_MS = "3000"
+"""A quick run is a test, on a host that may be busy: what is killed is noticed by its sockets anyway."""
+
+
 class Protected:
     """Use it in a ``with`` statement; it is entered when ``colo up`` was started, not yet protected."""
 
@@ -72,7 +76,8 @@ class Protected:
         self._errors = (self._directory / "stderr").open("w+b")
         name = f"bench-{os.getpid()}-{next(_numbers)}"
         self._home = run.directory / "pairs" / name
-        command = ["up", guest, "--name", name, "--trace", str(self._directory), "--json", *words]
+        patience = ("--silence", QUICK_SILENCE_MS) if run.quick else ()
+        command = ["up", guest, "--name", name, "--trace", str(self._directory), "--json", *patience, *words]
         command += ["--ram", str(ram_mib)] if ram_mib else []
         command += ["--append", append] if append else []
         command += ["--publish", f"{publish[0]}:{publish[1]}"] if publish else []
