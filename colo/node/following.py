@@ -39,7 +39,6 @@ class Following:
         self.has_sealed = False
         self.epoch = -1
         """The last one sealed."""
-        self.bytes_received = 0
         self._failover = failover
         self._machine = replica.machine
         self._stage: Stage | None = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import threading
@@ -20,7 +21,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 from colo import arbiter
 from colo.filters import FilteredNet, FilterSpec, OutputHold, parse
@@ -47,6 +48,7 @@ T = TypeVar("T")
 SWITCH_INTERVAL_S = 0.0005
 """How long one thread may keep the interpreter from another: the guest must not wait 5 ms for the loop."""
 CLOSE_WAIT_S = 5.0
+STDOUT = 1
 
 
 @dataclass
@@ -74,29 +76,44 @@ class NodeOptions:
 
 
 class Lines:
-    """What a node says of itself: for people or as JSON on standard output, and all of it in a trace."""
+    """What a node says of itself: for people or as JSON on standard output, and all of it in a trace.
+
+    Whoever reports may be taking over, so a full disk or a reader that left costs lines and nothing else:
+    the next line that can be written says how many (``lost_lines``).
+    """
 
     QUIET = ("epoch",)
     """Too many for a person."""
 
-    def __init__(self, options: NodeOptions, trace: TextIO | None) -> None:
+    def __init__(self, options: NodeOptions, trace: int | None) -> None:
+        """``trace`` is the descriptor of a file to append to."""
         self._json = options.json
         self._name = options.name
         self._trace = trace
+        self._lost = 0
         self.epoch: Callable[[EpochRecord], None] = lambda record: None
 
     def __call__(self, event: str, facts: dict[str, Any]) -> None:
         if event == "epoch":
             self.epoch(facts["record"])
             facts = asdict(facts["record"])
+        if self._lost:
+            facts = {**facts, "lost_lines": self._lost}
         now = time.monotonic()  # one clock for all processes of a host: traces can be laid side by side
         line = json.dumps({"event": event, "node": self._name, "monotonic_s": round(now, 6), **facts})
         if self._trace is not None:
-            self._trace.write(line + "\n")
+            self._write(self._trace, line)
         if event in self.QUIET:
             return
         words = " ".join(f"{key}={value}" for key, value in facts.items())
-        print(line if self._json else f"{self._name}: {event} {words}".rstrip(), flush=True)
+        self._write(STDOUT, line if self._json else f"{self._name}: {event} {words}".rstrip())
+
+    def _write(self, descriptor: int, line: str) -> None:
+        """At once: nothing waits in a buffer that would be written, and fail, later."""
+        try:
+            os.write(descriptor, f"{line}\n".encode())
+        except OSError:
+            self._lost += 1
 
 
 class LoopThread:
@@ -290,10 +307,10 @@ def run(options: NodeOptions) -> int:
         return NodeProcess(options, opened).run()
 
 
-def _trace(options: NodeOptions, opened: ExitStack) -> TextIO | None:
+def _trace(options: NodeOptions, opened: ExitStack) -> int | None:
     if options.trace is None:
         return None
     try:
-        return opened.enter_context(options.trace.open("a", buffering=1, encoding="utf-8"))
+        return opened.enter_context(options.trace.open("ab", buffering=0)).fileno()
     except OSError as exc:
         raise BackendError(f"trace {options.trace}: {exc.strerror}: expected a file to append to") from None

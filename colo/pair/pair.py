@@ -22,8 +22,6 @@ from colo.pair import runtime, warm
 from colo.pair.node import EXIT, PairNode
 
 SYNCHRONISE_WAIT_S = 120.0
-TAKE_OVER_WAIT_S = 30.0
-"""For the survivor's word; the arbiter may be asked more than once."""
 REPROTECT_TRIES = 3
 SIDES = ("tap-a", "tap-b")
 
@@ -111,7 +109,7 @@ class Pair:
         )
         self._say("guest-ready", {"snapshot": str(self._snapshot), "seconds": time.monotonic() - began})
         self.network.start()
-        self._say("network", {"name": options.name, "publish": [str(each) for each in self._published]})
+        self._say("network", {"name": options.name, "publish": [str(each) for each in options.publish]})
         (self.home / "arbiter").mkdir(mode=0o700, exist_ok=True)
         primary, secondary = await self._start_both()
         self._is_primary(primary)
@@ -129,10 +127,6 @@ class Pair:
                 await asyncio.gather(*(node.stop() for node in started))
                 raise failure
         return started
-
-    @property
-    def _published(self) -> Sequence[Publish]:
-        return self.options.publish
 
     async def _start_node(self, tap: str, *, incoming: bool) -> PairNode:
         name = f"n{self.state.nodes_started}"
@@ -243,17 +237,20 @@ class Pair:
                 await self._left_colo(node, data)
             case _ if event == EXIT and node is self.state.primary:
                 self._say("died", {"node": node.name, "role": "primary", "status": data["status"]})
-                await self._primary_died(node)
+                self._died(node, self.state.secondary)
             case _ if event == EXIT and node is self.state.secondary:
                 self._say("died", {"node": node.name, "role": "secondary", "status": data["status"]})
-                self.state.lost.append(node)
+                self._died(node, self.state.primary)
             case _:
                 return
         await self._notify()
 
-    async def _primary_died(self, node: PairNode) -> None:
+    def _died(self, node: PairNode, other: PairNode | None) -> None:
+        """The other one goes on, if there is one and it can."""
         self.state.lost.append(node)
-        if self.state.secondary is None or not self.state.protected:
+        if other is None or not other.alive:
+            self._fail(f"node {node.name} died and no other one is alive: {node.last_words()}")
+        elif node is self.state.primary and not self.state.protected:
             self._fail(f"node {node.name} died while nobody followed it: {node.last_words()}")
 
     async def _left_colo(self, node: PairNode, data: dict[str, Any]) -> None:

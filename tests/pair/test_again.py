@@ -197,3 +197,22 @@ def test_no_acknowledged_write_is_lost(guest: Any, runtime: Path, times: int, pa
     guest("redis")
     with tempfile.TemporaryDirectory(prefix="trace-") as traces:
         asyncio.run(serve(Path(traces), times, part))
+
+
+async def kill_both() -> str | None:
+    pair = Pair(PairOptions("counter", "both", network="hub", node_words=PATIENT))
+    try:
+        await pair.start()
+        for node in (pair.state.primary, pair.state.secondary):
+            assert node is not None
+            node.kill()
+        async with asyncio.timeout(PAIR_LIMIT_S):
+            await pair.ended.wait()
+        return pair.failure
+    finally:
+        await pair.stop()
+
+
+def test_a_pair_whose_nodes_both_died_has_failed(runtime: Path) -> None:
+    """Nobody is left to wait for."""
+    assert "no other one is alive" in (asyncio.run(kill_both()) or "")

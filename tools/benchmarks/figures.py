@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
 
-from tools.benchmarks.measure import digits
+from tools.benchmarks.measure import aligned, digits
 
 Statistic = Literal["median", "p90", "max"]
 STATISTICS: tuple[Statistic, ...] = ("median", "p90", "max")
@@ -87,12 +87,4 @@ def rows(figures: Sequence[Figure]) -> Iterator[tuple[str, ...]]:
 
 def table(figures: Sequence[Figure]) -> list[str]:
     """Columns: how many samples, their spread, QEMU COLO's median, the goal."""
-    lines = [HEAD, *rows(figures)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < 2 or column == len(HEAD) - 1 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
+    return aligned([HEAD, *rows(figures)])

@@ -86,11 +86,16 @@ def rows(measures: Sequence[Measure]) -> Iterator[tuple[str, ...]]:
 
 def table(measures: Sequence[Measure]) -> list[str]:
     """Columns: medians of both sides, the median of the rounds' ratios, their spread, the goal."""
-    lines = [HEAD, *rows(measures)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+    return aligned([HEAD, *rows(measures)])
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Names and units to the left, numbers to the right, the goal to the left again."""
+    last = len(lines[0]) - 1
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         "  ".join(
-            cell.ljust(width) if column < 2 or column == len(HEAD) - 1 else cell.rjust(width)
+            cell.ljust(width) if column < 2 or column == last else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
