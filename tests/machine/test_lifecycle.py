@@ -16,6 +16,7 @@ import pytest
 from tests.machine.support import MS, SECOND, machine, multiboot
 from vmm import runloop
 from vmm.config import CostConfig, PcConfig
+from vmm.cpu.cpu import Stop
 from vmm.errors import ConfigError
 from vmm.machine import RESETS_MAX, Ended, Machine
 from vmm.session import Session
@@ -84,6 +85,23 @@ def test_asleep_with_nothing_to_wait_for_is_idle() -> None:
         assert pc.run() is Ended.IDLE
         assert pc.run(SECOND) is Ended.TIME, "asleep until then is not idle"
         assert pc.clock.now_ns == SECOND
+
+
+def test_a_stop_before_the_interrupt_enters_leaves_the_processor_halted() -> None:
+    """The same instant, reached with and without a stop, is the same state: a replay compares the two."""
+    with multiboot("counter") as pc:
+        pc.run(2 * MS)
+        assert pc.cpu.halted
+        pc.run(pc.clock.next_deadline_ns)
+        assert pc.cpu.can_take_interrupt
+        before = pc.state_hash()
+        pc.clock.set_limit(SECOND)
+        pc.cpu.request_stop_later()
+        assert pc.cpu.run() is Stop.REQUEST
+        assert pc.cpu.halted
+        assert pc.state_hash() == before
+        pc.cpu.run()
+        assert not pc.cpu.can_take_interrupt, "the interrupt entered"
 
 
 # Reset

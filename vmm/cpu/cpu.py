@@ -213,7 +213,7 @@ class Cpu:
         assert self._engine.uc, "this machine was closed"
         block = self.block
         block["REASON"] = control.STOPPED_HALT
-        self.halted = False
+        halted, self.halted, began_ns = self.halted, False, block.now_ns
         detour.running.enter(block.address)
         with self._nothing_lost():
             error = self._library.uc_emu_start(self._engine.uc, self._rip.value, 0, 0, 0)
@@ -224,6 +224,8 @@ class Cpu:
         if error:
             reason = self._library.uc_strerror(error).decode()
             raise EngineError(f"the engine stopped at rip {self.rip:#x}: {reason} (error {error})")
+        if block.now_ns == began_ns:
+            self.halted = halted  # stopped before the interrupt entered: nothing has woken it yet
         return self._stop_reason()
 
     @contextmanager
