@@ -6,6 +6,7 @@
      │    └── FrameError           bytes that are no frame of ours: damaged, too long, out of order
      ├── Refused                   the other side's handshake does not fit ours; the reason is in it
      ├── NetworkError              a namespace, bridge, TAP or published port could not be had
+     ├── Departed                  a guest that follows a log is no longer what the log says
      ├── ArbiterError              the arbiter could not be asked: nobody may act alone on that
      └── ControlError              a QMP command that failed, as QEMU words it
 
@@ -38,6 +39,10 @@ class Refused(ColoError):
 
 class NetworkError(ColoError):
     """A namespace, bridge, TAP or published port could not be had."""
+
+
+class Departed(ColoError):
+    """A guest that follows a log is no longer what the log says; a checkpoint repairs that."""
 
 
 class ArbiterError(ColoError):

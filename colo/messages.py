@@ -19,6 +19,14 @@
        │                                          │
        │  Inputs(n+1) … at any time ───────────▶  │   what the guest was given since
 
+Under a policy that lets output go before the commit, the guests' threads talk beside this, on a connection
+of their own, the companion::
+
+       │  Log(n) … ────────────────────────────▶  │   inputs and virtual time since cut n
+       │  Mark(n) … ───────────────────────────▶  │   hashes of the state, to be compared
+       │  ◀──────────────── Progress(n), Said(n)  │   how far the other guest is, what it said
+       │  ◀──────────────────────── Diverged(n)   │   it is no longer the same
+
 Every message fits one frame (:mod:`colo.transport.wire`); every length in it has a limit.
 """
 
@@ -29,6 +37,8 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta
+
+from colo.life import Life
 
 BATCH_MAX = 4 << 20
 """Bytes of encoded pages in one message: what the receiver must hold before it can look at it."""
@@ -42,6 +52,14 @@ SECTIONS_MAX = 64
 INPUTS_MAX = 512
 """Inputs in one message."""
 INPUT_BYTES_MAX = 1 << 17
+INPUT_MAX = 1 << 20
+"""Bytes of one: a paste at the console is the largest."""
+OUTPUTS_MAX = 4096
+"""Outputs that one Log covers."""
+MARK_PAGES_MAX = 4096
+"""Pages of RAM that one Mark covers."""
+TRANSLATIONS_MAX = 2 << 20
+"""Bytes, of one card: 16384 connections."""
 CONFIG_MAX = 64 << 10
 TEXT_MAX = 4096
 
@@ -49,7 +67,12 @@ Epoch = Annotated[int, Meta(ge=0)]
 Text = Annotated[str, Meta(max_length=TEXT_MAX)]
 Token = Annotated[bytes, Meta(max_length=16)]
 Payload = Annotated[bytes, Meta(max_length=INPUT_BYTES_MAX)]
-Packet = tuple[Annotated[str, Meta(max_length=64)], Payload]
+PortName = Annotated[str, Meta(max_length=64)]
+LoggedInput = tuple[Epoch, PortName, Annotated[bytes, Meta(max_length=INPUT_MAX)]]
+"""Virtual time, port, payload: an input exactly as :mod:`vmm.record` has it."""
+Checksum = Annotated[int, Meta(ge=0, lt=1 << 32)]
+Digest = Annotated[bytes, Meta(max_length=16)]
+Packet = tuple[PortName, Payload]
 """A port of the machine ("net0", "com1") and what passed there."""
 
 
@@ -62,6 +85,7 @@ class Channel(Enum):
 
     PROTOCOL = "protocol"
     HEARTBEAT = "heartbeat"
+    COMPANION = "companion"
 
 
 class Hello(Message, frozen=True, tag="hello"):
@@ -80,7 +104,7 @@ class Hello(Message, frozen=True, tag="hello"):
     interval_ms: Epoch
     """Of my heartbeats."""
     token: Token = b""
-    """On the heartbeat channel: what the Welcome of its protocol channel said."""
+    """On the other channels: what the Welcome of their protocol channel said."""
 
 
 class Welcome(Message, frozen=True, tag="welcome"):
@@ -88,7 +112,7 @@ class Welcome(Message, frozen=True, tag="welcome"):
 
     interval_ms: Epoch
     token: Token
-    """What the heartbeat channel of this pair has to show: the two connections belong together."""
+    """What the other channels of this pair have to show: the connections belong together."""
 
 
 class Refusal(Message, frozen=True, tag="refused"):
@@ -117,6 +141,8 @@ class VmstateSend(Message, frozen=True, tag="vmstate-send"):
     """P→S  my guest was stopped; what follows is its state at that instant."""
 
     epoch: Epoch
+    life: Life = Life.WAIT
+    """What the secondary's guest is to do from that instant on."""
 
 
 class RamPages(Message, frozen=True, tag="ram-pages"):
@@ -139,6 +165,10 @@ class VmstateSize(Message, frozen=True, tag="vmstate-size"):
         dict[Text, Annotated[bytes, Meta(max_length=VMSTATE_MAX)]], Meta(max_length=SECTIONS_MAX)
     ]
     held: Annotated[list[Packet], Meta(max_length=HELD_PACKETS_MAX)]
+    translations: Annotated[
+        dict[PortName, Annotated[bytes, Meta(max_length=TRANSLATIONS_MAX)]], Meta(max_length=SECTIONS_MAX)
+    ] = {}
+    """By card, what a survivor's clients know other numbers for (:mod:`colo.node.translation`)."""
 
 
 class VmstateReceived(Message, frozen=True, tag="vmstate-received"):
@@ -164,6 +194,59 @@ class Inputs(Message, frozen=True, tag="inputs"):
 
     epoch: Epoch
     packets: Annotated[list[Packet], Meta(max_length=INPUTS_MAX)]
+
+
+class Log(Message, frozen=True, tag="log"):
+    """P→S  what happened to my guest since the last one: the companion's word."""
+
+    epoch: Epoch
+    frontier_ns: Epoch
+    """Virtual time that my guest has reached: until then it was given these inputs and no others."""
+    inputs: Annotated[list[LoggedInput], Meta(max_length=INPUTS_MAX)]
+    outputs: Annotated[list[Checksum], Meta(max_length=OUTPUTS_MAX)]
+    """CRC-32 of each thing that it said, in order."""
+    spoken: Annotated[dict[PortName, Epoch], Meta(max_length=SECTIONS_MAX)]
+    """Bytes of it, by port, that the world had heard before this word."""
+
+
+class Mark(Message, frozen=True, tag="mark"):
+    """P→S  digests of my guest's state where the log stands, to be compared with yours."""
+
+    epoch: Epoch
+    ns: Epoch
+    components: Annotated[dict[Text, Digest], Meta(max_length=SECTIONS_MAX)]
+    first_page: Epoch
+    pages: Annotated[bytes, Meta(max_length=MARK_PAGES_MAX * 16)]
+    """Hashes of that many pages of RAM from ``first_page`` on, 16 bytes each (:mod:`vmm.hashing`)."""
+
+
+class Progress(Message, frozen=True, tag="progress"):
+    """S→P  how far I am with your log."""
+
+    epoch: Epoch
+    held: Epoch
+    """Words of this epoch that I hold, whatever happens to you."""
+    done: Epoch
+    """Words of it that my guest has followed."""
+
+
+class Said(Message, frozen=True, tag="said"):
+    """S→P  what my guest said, for comparison with what yours says."""
+
+    epoch: Epoch
+    packets: Annotated[list[Packet], Meta(max_length=INPUTS_MAX)]
+
+
+class Diverged(Message, frozen=True, tag="diverged"):
+    """S→P  my guest is no longer the same as yours, and stands still until the next checkpoint."""
+
+    epoch: Epoch
+    ns: Epoch
+    what: Text
+    sections: Annotated[
+        dict[Text, Annotated[bytes, Meta(max_length=VMSTATE_MAX)]], Meta(max_length=SECTIONS_MAX)
+    ]
+    """Its device state, for the difference to be named; empty when it is too much."""
 
 
 class GuestShutdown(Message, frozen=True, tag="guest-shutdown"):
@@ -199,8 +282,16 @@ Word = (
     | Released
     | VmstateLoaded
     | Inputs
+    | Log
+    | Mark
+    | Progress
+    | Said
+    | Diverged
     | GuestShutdown
     | Dissolve
     | Beat
 )
 """Everything that may stand in a frame."""
+
+COMPANION_WORDS: frozenset[type[Message]] = frozenset({Log, Mark, Progress, Said, Diverged})
+"""Everything that may be said on the companion channel."""

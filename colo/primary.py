@@ -9,6 +9,9 @@ The pause is inside ``vm.capture``.  Encoding and sending come after it and over
 whose output is held apart.  One epoch is in flight at a time: a slow link makes epochs longer, never
 memory larger.
 
+What a policy lets out before the commit, while the secondary's guest follows or runs, is no part of this:
+``captured.life`` tells the secondary which it is, and :mod:`colo.node.early` has the rules.
+
 Nothing here handles a lost peer: ``PeerLost`` ends these functions, and :mod:`colo.failover` decides.
 """
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+from colo.life import Life
 from colo.messages import (
     CheckpointReady,
     CheckpointReply,
@@ -37,6 +41,9 @@ Batches = Iterator[tuple[int, bytes]]
 
 class Capture(Protocol):
     """A machine as it was at one instant, against what the secondary has."""
+
+    life: Life
+    """What the secondary's guest is to do from that instant on."""
 
     def batches(self) -> Batches:
         """What changed.  The secondary is taken to have it once it was yielded."""
@@ -89,7 +96,7 @@ async def checkpoint(vm: PrimaryVm, peer: Peer, epoch: int) -> None:
     await peer.send(CheckpointRequest(epoch))
     await expect(peer, CheckpointReply, epoch)
     captured = vm.capture(epoch)
-    await peer.send(VmstateSend(epoch))
+    await peer.send(VmstateSend(epoch, captured.life))
     await _send_pages(peer, epoch, captured.batches())
     vm.promised()
     await peer.send(captured.vmstate())

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from colo.errors import ProtocolViolation
+from colo.life import Life
 from colo.messages import (
     CheckpointReady,
     CheckpointReply,
@@ -34,6 +35,9 @@ from colo.peer import Peer, brief
 class Staging(Protocol):
     """An epoch that is being received (:class:`colo.node.stage.Stage`)."""
 
+    life: Life
+    """What the guest is to do once it is installed."""
+
     def add(self, pages: RamPages) -> None:
         """Stage pages; ProtocolViolation when they are not what they say."""
 
@@ -45,7 +49,7 @@ class SecondaryVm(Protocol):
     """What the secondary's half needs of a machine."""
 
     def stand_still(self) -> None:
-        """The guest does not run from here on."""
+        """The guest does not run from here on, and is what it is until the next epoch is installed."""
 
     def open_stage(self, epoch: int) -> Staging:
         """An empty stage, over what is installed."""
@@ -54,7 +58,7 @@ class SecondaryVm(Protocol):
         """The epoch is a promise now: a take-over installs it first."""
 
     async def install(self) -> None:
-        """Make the sealed epoch this machine's state, and forget the stage."""
+        """Make the sealed epoch this machine's state, forget the stage, and let the guest live as it says."""
 
     def keep(self, inputs: Inputs) -> None:
         """Remember what the primary's guest was given."""
@@ -102,8 +106,8 @@ async def _receive(vm: SecondaryVm, peer: Peer, stage: Staging, epoch: int) -> N
     begun = False
     while True:
         match await _receive_word(vm, peer):
-            case VmstateSend(epoch=sent) if sent == epoch and not begun:
-                begun = True
+            case VmstateSend(epoch=sent, life=life) if sent == epoch and not begun:
+                stage.life, begun = life, True
             case RamPages(epoch=sent) as pages if sent == epoch and begun:
                 stage.add(pages)
             case VmstateSize(epoch=sent) as vmstate if sent == epoch and begun:

@@ -57,6 +57,11 @@ class Cast:
     """That clients on this host reach."""
 
 
+POLICIES_SAY = {
+    "lockstep": "the secondary executes the same, so answers do not wait",
+    "colo": "both guests run, and what both say goes out at once",
+}
+
 REDIS = Cast("redis", "namespace", 6379)
 COUNTER = Cast("counter", "hub")
 
@@ -239,6 +244,16 @@ class Story:
         self.steps.note(self.witness.sentence(seen))
         self.facts["kills"].append({"role": role, "pid": victim.pid, "survivor": facts, "seen": seen})
         await self._protected_again(at_s)
+
+    async def change_policy(self, name: str) -> None:
+        """While clients work: another rule for what may be said before a checkpoint."""
+        await self._settle()
+        primary = self.pair.state.primary
+        assert primary is not None
+        await primary.execute("migrate-set-parameters", x_policy=name)
+        await primary.execute("x-colo-checkpoint")  # which is when it takes effect
+        await self.witness.phase(f"policy {name}")
+        self.steps.step("policy", f"{name}: {POLICIES_SAY[name]}")
 
     async def _settle(self) -> None:
         """A busy host may have parted the two before we did: then that is told, and mended, first."""

@@ -36,6 +36,9 @@ async def tell(story: Story, keep: bool) -> bool:
         await stay(story)
     else:
         await story.count(seconds / 4, "after all")
+        for policy in ("lockstep", "colo"):
+            await story.change_policy(policy)
+            await story.count(seconds / 4, policy)
     return await story.judge()
 
 

@@ -18,7 +18,7 @@ Promises (tested for every device by ``tests/devices/promises.py``):
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 
@@ -47,8 +47,35 @@ class Clock(Protocol):
         """A new timer; timers due at one instant fire in the order in which they were made."""
 
 
+class Pieces(Protocol):
+    """Pieces of guest memory, in their order one stretch of bytes, which a back end fills or takes.
+
+    ``skip`` is how many of its bytes are done already.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+
+    def read_file(self, fd: int, at: int, skip: int = 0) -> int:
+        """Fill it from offset ``at`` of a file on, or begin to; how many bytes came: 0 at the file's end."""
+
+    def write_file(self, fd: int, at: int, skip: int = 0) -> int:
+        """Write it to a file at offset ``at``, or begin to; how many bytes went."""
+
+    def views(self, skip: int = 0) -> Iterator[memoryview]:
+        """The pieces themselves."""
+
+    def written(self) -> None:
+        """To be said by the bus master when somebody may have filled it."""
+
+
 class Memory(Protocol):
-    """Guest physical memory as a bus master sees it.  Anything outside RAM raises BadAddress."""
+    """Guest physical memory as a bus master sees it.  Anything outside RAM raises BadAddress.
+
+    For large transfers a ``table`` names one or more pieces of it with 16 bytes each: 8 of the address, 4
+    of the length, which is not 0, and 4 that mean nothing here.
+    """
 
     def read(self, address: int, length: int) -> bytes: ...
 
@@ -56,6 +83,9 @@ class Memory(Protocol):
 
     def view(self, address: int, length: int) -> memoryview:
         """A read-only window on RAM, valid until the guest runs again."""
+
+    def pieces(self, table: bytes) -> Pieces:
+        """What ``table`` names, valid until the guest runs again."""
 
 
 class Device(Protocol):

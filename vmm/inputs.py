@@ -17,8 +17,6 @@ from typing import Protocol
 
 from vmm.clock import NEVER_NS
 from vmm.errors import ReplayError
-from vmm.record import Recorder
-from vmm.replay import Replayer
 
 Deliver = Callable[[bytes], int]
 """Give a payload to a device: how many bytes it took, 0 for "not now", or REFUSED."""
@@ -38,6 +36,33 @@ class Source(Protocol):
     def receive(self) -> bytes | None: ...
 
 
+class Recording(Protocol):
+    """Where inputs and outputs are written down: a file (:mod:`vmm.record`), or a log to another machine."""
+
+    def input(self, ns: int, port: str, payload: bytes) -> None: ...
+
+    def output(self, ns: int, port: str, payload: bytes) -> None: ...
+
+    def mark(self, ns: int, state_hash: bytes) -> None: ...
+
+
+class Replaying(Protocol):
+    """Where they come from again; each call may raise when the machine departs from it."""
+
+    @property
+    def next_input_ns(self) -> int:
+        """NEVER_NS: none is known."""
+
+    @property
+    def next_mark_ns(self) -> int: ...
+
+    def due(self, now_ns: int) -> list[tuple[str, bytes]]: ...
+
+    def check_output(self, ns: int, port: str, payload: bytes) -> None: ...
+
+    def check_mark(self, ns: int, state_hash: bytes) -> None: ...
+
+
 class Door:
     """Inputs and outputs of one machine."""
 
@@ -49,8 +74,8 @@ class Door:
         self._waiting: dict[str, deque[bytes]] = {}
         self.heard: Heard | None = None
         """Told of every input that a device took, in the machine's thread."""
-        self.recorder: Recorder | None = None
-        self.replayer: Replayer | None = None
+        self.recorder: Recording | None = None
+        self.replayer: Replaying | None = None
 
     def open(self, port: str, deliver: Deliver) -> None:
         """Inputs for ``port`` go to ``deliver``."""

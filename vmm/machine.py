@@ -6,7 +6,7 @@ is saved, loaded and compared in :mod:`vmm.saving`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,7 @@ class Machine:
         for port, act in (
             ("keyboard", self.devices["keyboard"].press),
             ("nmi", lambda _: self.cpu.raise_nmi()),
+            ("reset", lambda _: self._loop.reset()),
             ("power-button", lambda _: self.devices["acpi-pm"].press_power_button()),
             ("announce", lambda _: self._announce()),
             ("snapshot", lambda _: self.cpu.flush_tlb()),
@@ -247,6 +248,18 @@ class Machine:
         self._loop.end(reason)
         self.cpu.request_stop()
 
+    def listen(self, wanted: bool) -> None:
+        """Whether what is attached may bring input; what enters through the door enters anyway."""
+        self._loop.listen(wanted)
+
+    def call(self, descriptor: int, act: Callable[[], None] | None) -> None:
+        """While it runs, ``act`` between two blocks whenever ``descriptor`` has input; None: no longer."""
+        self._loop.call(descriptor, act)
+
+    def watch(self, watch: Callable[[bool], None] | None) -> None:
+        """While it runs, ``watch`` between two blocks, with whether the guest waits; it enters no inputs."""
+        self._loop.watch = watch
+
     def expect_nothing_from(self, descriptor: int) -> None:
         """This end of the host will bring no more input: nobody need wait for it."""
         self._loop.expect_nothing_from(descriptor)
@@ -324,6 +337,10 @@ class Machine:
         ``changed``: which pages of RAM were changed before; None: any may have been.
         """
         saving.load_sections(self, saved, changed)
+
+    def section_differences(self, left: Mapping[str, bytes], right: Mapping[str, bytes]) -> list[str]:
+        """Where two packed states of such a machine differ: device fields and registers."""
+        return saving.compare_sections(self, left, right)
 
     def differences(self, other: Machine) -> list[str]:
         """Where two machines differ: device fields, registers, pages."""

@@ -5,7 +5,8 @@ The PC has a hole below 4 GiB for memory-mapped devices, so RAM beyond ``LOW_MAX
 in the mapping, and a *page* is an offset divided by 4096.
 
 Writes from the host (DMA, loaders, restored pages) tell the engine through ``on_write`` which
-addresses changed, because translated code of a changed page must go.  Reads need nothing.
+addresses changed, because translated code of a changed page must go.  Reads need nothing.  Large
+transfers of bus masters have a way of their own (:mod:`vmm.dma`).
 
 The mapping is anonymous, or copy-on-write over a snapshot (:meth:`Ram.map_file`): pages that nobody
 wrote are then the host's page cache, shared by every machine that was resumed from the same file.
@@ -19,6 +20,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from vmm.dma import ROW, CompiledDma, PieceList, Vectors, listed
 from vmm.errors import BadAddress, ConfigError
 
 PAGE_SIZE = 4096
@@ -32,7 +34,10 @@ RAM_MIB_MIN, RAM_MIB_MAX = 1, 65536
 class Ram:
     """``size_mib`` MiB of zeroed guest memory."""
 
-    __slots__ = ("_backed", "_low", "_map", "_view", "array", "clears", "on_write", "size")
+    __slots__ = (
+        *("_backed", "_low", "_map", "_view", "_window", "array", "clears", "dma", "host_address"),
+        *("on_write", "size"),
+    )
 
     def __init__(self, size_mib: int, fd: int = -1, file_offset: int = 0) -> None:
         if not RAM_MIB_MIN <= size_mib <= RAM_MIB_MAX:
@@ -41,10 +46,14 @@ class Ram:
         self._backed = fd >= 0
         flags = mmap.MAP_PRIVATE if self._backed else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         self._map = mmap.mmap(fd, self.size, flags=flags, offset=file_offset)
-        self._view = memoryview(self._map).toreadonly()
+        self._window = memoryview(self._map)
+        self._view = self._window.toreadonly()
         self._low = min(self.size, LOW_MAX)
         self.array: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+        self.host_address = int(self.array.ctypes.data)
+        """Where the mapping lies in this process."""
         self.on_write: Callable[[int, int], None] | None = None
+        self.dma: CompiledDma | None = None
         self.clears = 0
         """How often all of it was cleared: the host gives pages back then, which nothing else records."""
 
@@ -63,11 +72,6 @@ class Ram:
         if self.size > self._low:
             pieces.append((HIGH_BASE, self._low, self.size - self._low))
         return pieces
-
-    @property
-    def host_address(self) -> int:
-        """Where the mapping lies in this process."""
-        return int(self.array.ctypes.data)
 
     def offset(self, address: int, length: int) -> int:
         """Offset in the mapping of ``[address, address + length)``, which must lie in one piece."""
@@ -103,6 +107,22 @@ class Ram:
             end = at + length
         self._map[at:end] = data
         if self.on_write is not None and length:
+            self.on_write(address, length)
+
+    def pieces(self, table: bytes) -> PieceList:
+        vectors = Vectors(len(table) // ROW.size)
+        if self.dma is not None:
+            size = self.dma.listed(table, vectors)
+        else:
+            size = listed(table, vectors, self.offset, self.host_address)
+        return PieceList(
+            self._window, self.host_address, vectors, size, lambda: self._written(table, vectors)
+        )
+
+    def _written(self, table: bytes, vectors: Vectors) -> None:
+        if self.on_write is None or (self.dma is not None and not self.dma.has_code(vectors)):
+            return
+        for address, length in ROW.iter_unpack(table):
             self.on_write(address, length)
 
     def revert(self, pages: npt.NDArray[np.uint32]) -> None:

@@ -54,7 +54,7 @@ def mark(machine: Machine) -> bytes:
 def finish(machine: Machine, reason: str) -> None:
     """End the log, with a last mark; nothing more is logged."""
     recorder = machine.door.recorder
-    assert recorder is not None, "this machine is not being recorded"
+    assert isinstance(recorder, Recorder), "this machine is not being recorded"
     mark(machine)
     machine.door.recorder = None
     recorder.close(machine.clock.now_ns, reason)
@@ -96,7 +96,7 @@ def run(machine: Machine) -> str:
     ReplayError says where the machine departs.
     """
     replayer = machine.door.replayer
-    assert replayer is not None, "this machine follows no log"
+    assert isinstance(replayer, Replayer), "this machine follows no log"
     try:
         machine.run(replayer.end_ns)
         replayer.finish(machine.clock.now_ns)

@@ -43,13 +43,27 @@ class Ended(Enum):
 class RunLoop:
     """One machine's loop, and what it has to know from one turn to the next."""
 
-    __slots__ = ("_machine", "_ready", "_resets", "_sources", "ended", "reset_wanted")
+    __slots__ = (
+        "_calls",
+        "_listening",
+        "_machine",
+        "_ready",
+        "_resets",
+        "_sources",
+        "ended",
+        "reset_wanted",
+        "watch",
+    )
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._ready: set[int] = set()
         self._resets = 0
         self._sources: dict[int, tuple[str, Callable[[], None]]] = {}
+        self._listening = True
+        self._calls: dict[int, Callable[[], None]] = {}
+        self.watch: Callable[[bool], None] | None = None
+        """Called before the guest runs on, and (True) before it waits, with nothing left that was due."""
         self.ended: Ended | None = None
         self.reset_wanted = False
 
@@ -74,6 +88,20 @@ class RunLoop:
         """This end of the host will bring no more input: nobody need wait for it."""
         self._sources.pop(descriptor, None)
         self._machine.pacer.watch(descriptor, False)
+
+    def listen(self, wanted: bool) -> None:
+        """Whether consoles and cards are to bring input."""
+        self._listening = wanted
+        for descriptor in self._sources:
+            self._machine.pacer.watch(descriptor, wanted)
+
+    def call(self, descriptor: int, act: Callable[[], None] | None) -> None:
+        """Between two blocks, ``act`` when ``descriptor`` has input; None: no longer."""
+        if act is None:
+            self._calls.pop(descriptor, None)
+        else:
+            self._calls[descriptor] = act
+        self._machine.pacer.watch(descriptor, act is not None)
 
     # Running
 
@@ -102,7 +130,7 @@ class RunLoop:
         machine = self._machine
         machine.clock.fire_due()
         if self.reset_wanted:
-            self._reset()
+            self.reset()
         if machine.door.replayer is not None:
             machine.door.replay_due(machine.state_hash)
         self._take_inputs()
@@ -119,9 +147,12 @@ class RunLoop:
                 machine.door.retry(port.port)
                 port.pump()
         for descriptor in sorted(ready):
-            self._sources[descriptor][1]()
+            if descriptor in self._calls:
+                self._calls[descriptor]()
+            elif self._listening and descriptor in self._sources:
+                self._sources[descriptor][1]()
         for descriptor, (name, _) in self._sources.items():
-            machine.pacer.watch(descriptor, not machine.door.is_full(name))
+            machine.pacer.watch(descriptor, self._listening and not machine.door.is_full(name))
 
     def _advance(self, until_ns: int) -> None:
         """Run to the next stop, or let a halted guest wait for its next alarm or input."""
@@ -136,6 +167,8 @@ class RunLoop:
             if not self._tell_waiting_guest():
                 self._rest(limit)
             return
+        if self.watch is not None:
+            self.watch(False)
         machine.clock.set_limit(min(limit, pacer.limit_ns(machine.clock.now_ns)))
         cpu.poll(pacer.descriptor)
         stop = cpu.run()
@@ -176,6 +209,8 @@ class RunLoop:
         if deadline == NEVER_NS and not pacer.can_wake:
             self.ended = Ended.IDLE
             return
+        if self.watch is not None:
+            self.watch(True)
         reached, self._ready = pacer.rest(clock.now_ns, deadline)
         clock.jump(reached)
 
@@ -186,7 +221,7 @@ class RunLoop:
         if ahead > 0:
             self._ready = self._machine.pacer.ready(ahead)
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
         """Start again, or end; a machine that ended so stays reset until it is switched on."""
         machine = self._machine
         self._resets += 1

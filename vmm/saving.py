@@ -111,6 +111,13 @@ def compare(left: Machine, right: Machine) -> list[str]:
     return [str(difference) for difference in differences(mine, theirs)]
 
 
+def compare_sections(machine: Machine, left: Mapping[str, bytes], right: Mapping[str, bytes]) -> list[str]:
+    """The same of two packed states, without RAM; StateError when one is not of such a machine."""
+    no_ram = np.empty(0, np.uint8)
+    one, other = (Side(unpacked(machine, media.split(each)[0]), no_ram) for each in (left, right))
+    return [str(difference) for difference in differences(one, other)]
+
+
 def resume(
     source: Snapshot | Path | str,
     backends: Backends | None = None,

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from colo.cli import compare_policies as cli_compare_policies
 from colo.cli import control as cli_control
 from colo.cli import machine as cli_machine
 from colo.cli import node as cli_node
@@ -118,6 +119,7 @@ def parser() -> Parser:
     cli_up.add_parser(commands)
     cli_control.add_parsers(commands)
     cli_node.add_parser(commands)
+    cli_compare_policies.add_parser(commands)
     _add_certs(commands)
     layout = commands.add_parser("layout", help="what a machine's state consists of, and its digest")
     layout.add_argument("snapshot", nargs="?", metavar="SNAPSHOT", help="of the machine in this snapshot")
@@ -235,6 +237,8 @@ def _command(options: argparse.Namespace) -> int:
             return cli_supervise.main(options)
         case "node":
             return cli_node.main(options)
+        case "compare-policies":
+            return cli_compare_policies.main(options)
         case command if command in cli_control.COMMANDS:
             from colo.cli import pair as cli_pair
 

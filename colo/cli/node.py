@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colo.cli.machine import add_board, add_boot, launch_options
+from colo.policy import POLICIES
 
 if TYPE_CHECKING:
     from colo.cli import Parser
@@ -73,8 +74,19 @@ def _add_pair(group: argparse._ArgumentGroup) -> None:
 
 def _add_checkpoints(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--policy", metavar="NAME", default="periodic", help="when to make one; default periodic")
-    add("--checkpoint-delay", metavar="MS", type=positive, default=20, help="between two; default 20")
+    add(
+        "--policy",
+        metavar="NAME",
+        choices=tuple(POLICIES),
+        default="periodic",
+        help=f"when to make one, and what is said before: {', '.join(POLICIES)}; default periodic",
+    )
+    add(
+        "--checkpoint-delay",
+        metavar="MS",
+        type=positive,
+        help="between two; default the policy's own",
+    )
     add("--heartbeat", metavar="MS", type=positive, default=50, help="between two beats; default 50")
     add("--silence", metavar="MS", type=positive, default=300, help="after which the peer is lost")
     add("--pause-budget", metavar="MS", type=positive, default=5, help="for the end of a synchronisation")
@@ -83,6 +95,12 @@ def _add_checkpoints(group: argparse._ArgumentGroup) -> None:
         choices=("auto", "kernel", "scan"),
         default="auto",
         help="how changed pages are found; auto: by the kernel where it can",
+    )
+    add(
+        "--compare",
+        choices=("strict", "qemu"),
+        default="strict",
+        help="whose rules policy colo compares by; qemu: those of QEMU's colo-compare, safe or not",
     )
     add("--verify", action="store_true", help="compare both whole machines after every checkpoint (slow)")
 
@@ -117,7 +135,7 @@ def options(given: argparse.Namespace) -> NodeOptions:
     from colo.node.process import NodeOptions
     from colo.node.tunables import Tunables
 
-    settings = Settings(float(given.pause_budget), given.verify, given.dirty_source)
+    settings = Settings(float(given.pause_budget), given.verify, given.dirty_source, given.compare)
     return NodeOptions(
         launch=launch_options(given),
         qmp=Path(given.qmp),

@@ -13,7 +13,7 @@ from typing import Any
 from colo.network.host import Publish
 from colo.pair.pair import Pair, PairOptions
 
-PASSED_ON = ("policy", "checkpoint_delay", "heartbeat", "silence", "dirty_source")
+PASSED_ON = ("policy", "checkpoint_delay", "heartbeat", "silence", "dirty_source", "compare")
 
 
 def pair_options(given: argparse.Namespace) -> PairOptions:

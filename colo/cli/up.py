@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from colo.cli.machine import mebibytes
+from colo.policy import POLICIES
 
 if TYPE_CHECKING:
     from colo.cli import Parser
@@ -60,9 +61,14 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _add_checkpoints(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--policy", metavar="NAME", help="when to make one")
+    add(
+        "--policy",
+        choices=tuple(POLICIES),
+        help="when to make one; default periodic",
+    )
     add("--checkpoint-delay", metavar="MS", help="between two")
     add("--heartbeat", metavar="MS", help="between two beats")
     add("--silence", metavar="MS", help="after which a node is lost")
     add("--dirty-source", choices=("auto", "kernel", "scan"), help="how changed pages are found")
+    add("--compare", choices=("strict", "qemu"), help="whose rules policy colo compares by")
     add("--verify", action="store_true", help="compare whole machines after every checkpoint (slow)")

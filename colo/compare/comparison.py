@@ -4,7 +4,7 @@
     for decision in comparison.feed_primary(frame, now_ms): ...
     for decision in comparison.feed_secondary(frame, now_ms): ...
     for decision in comparison.tick(now_ms): ...       # every few milliseconds
-    for decision in comparison.checkpoint(): ...       # at the commit point
+    for decision in comparison.checkpoint(): ...       # between a capture and its commit
 
 This is the heart of COLO (Dong and others, SoCC 2013): two machines get the same input and run on their
 own; as long as a client could not tell which of them it talks to, the primary's answers go out at once.
@@ -20,8 +20,9 @@ conversation wait for it; the others go on, since what is released of them is wh
 **Duties of the caller.**  The secondary's frames come in the order in which it sent them, after its
 rewriter, and none from before a checkpoint comes after it.  Between the moment a checkpoint captures the
 primary and its commit nothing is fed: what the primary says then belongs to the next epoch, and waits.
-:meth:`Comparison.checkpoint` is called at the commit point, not before: it takes the primary's word for
-the secondary's, and that is true from there on.  ``now_ms`` never goes back.
+:meth:`Comparison.checkpoint` is called in that time.  It takes the primary's word for the secondary's, which
+comes true at the commit: what it releases may go then, not before.  So whoever calls it at the capture
+gets, as its releases, what has to wait for that commit.  ``now_ms`` never goes back.
 
 **Limits** are :class:`colo.compare.verdict.Settings`.  Memory is bounded whatever either machine sends:
 by frames and bytes kept, conversations, history, incomplete datagrams, and segments ahead of a gap.
@@ -99,7 +100,7 @@ class Comparison:
     def _collect(self, packet: Packet, primary: bool, now_ms: float, out: list[Decision]) -> Packet | None:
         """A fragment; the datagram that it completes."""
         if self.tally.full(2 if primary else 1):
-            self._nowhere.drop(packet, Reason.QUEUE_FULL, out)
+            self._nowhere.drop(packet, Reason.QUEUE_FULL, out, primary)
             return None
         self.tally.keep(packet.frame)
         try:
@@ -143,6 +144,18 @@ class Comparison:
                 self._give_up(packets, primary, "a datagram is incomplete", now_ms, out)
         return out
 
+    @property
+    def waits(self) -> bool:
+        """Is anything outstanding, on either side, that a tick could find too late?"""
+        fragments = self._fragments
+        return bool(
+            self._tcp.waiting
+            or self._flows.waiting
+            or self._nowhere.held
+            or fragments[True].groups
+            or fragments[False].groups
+        )
+
     def held_age_ms(self, now_ms: float) -> float:
         """How long the oldest frame of the primary has been waiting."""
         times = [
@@ -154,7 +167,7 @@ class Comparison:
         return max((now_ms - since for since in times if since is not None), default=0.0)
 
     def checkpoint(self) -> list[Decision]:
-        """The secondary is what the primary is: everything that waits may go.  No divergences."""
+        """The secondary becomes what the primary is: all that waits may go at the commit.  No divergences."""
         out: list[Decision] = []
         for primary in (True, False):
             packets = self._fragments[primary].take_older(float("inf"))
@@ -168,6 +181,15 @@ class Comparison:
         self._flows.checkpoint(out)
         self._nowhere.rebase(0, out)
         return out
+
+    def forget(self) -> None:
+        """Right after a checkpoint: the caller did not feed all that the primary said before it.
+
+        Every conversation begins anew, which is safe (:mod:`colo.compare.connections`); one that is taken up
+        where it was left might meet numbers, old to us, that are new to its client.
+        """
+        self._tcp.forget()
+        self._flows.forget()
 
     # For a reader
 

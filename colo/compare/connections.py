@@ -45,11 +45,11 @@ class Conversation:
             self.tally.counts[reason] += 1
             out.append(Release(frame, reason))
 
-    def drop(self, packet: Packet, reason: Reason, out: list[Decision]) -> None:
+    def drop(self, packet: Packet, reason: Reason, out: list[Decision], primary: bool = False) -> None:
         for frame in packet.parts or (packet.frame,):
             self.counts[reason] += 1
             self.tally.counts[reason] += 1
-            out.append(Drop(frame, reason))
+            out.append(Drop(frame, reason, primary))
 
     def diverge(self, reason: Reason, detail: str, out: list[Decision]) -> None:
         """Say so, once for each checkpoint; from now on the primary's frames wait for that."""
@@ -181,3 +181,8 @@ class Table(Generic[C]):
             conversation.listed = False
             conversation.rebase(self.epoch, out)
         self.waiting.clear()
+
+    def forget(self) -> None:
+        """Everything; nothing may wait."""
+        assert not self.waiting, "what waits is released first"
+        self.entries.clear()

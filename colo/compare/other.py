@@ -84,7 +84,7 @@ class Flow(Conversation):
         if kept >= limit or self.tally.full():
             self.diverge(Reason.QUEUE_FULL, f"{kept} frames of the primary wait", out)
             if kept >= HARD * limit or self.tally.full(HARD):
-                self.drop(packet, Reason.QUEUE_FULL, out)
+                self.drop(packet, Reason.QUEUE_FULL, out, True)
                 return
         self.keep(packet, now_ms)
         self.held.append((said, packet))

@@ -179,7 +179,9 @@ class QemuComparison:
         if found is None:
             if len(self._connections) >= self.settings.connections_max:  # rule 4
                 for each in self._connections.values():
-                    for queued in (*each.primary, *each.secondary):
+                    for queued in each.primary:
+                        self._drop(each, queued, Reason.TABLE_FULL, out, primary=True)
+                    for queued in each.secondary:
                         self._drop(each, queued, Reason.TABLE_FULL, out)
                 self._connections.clear()
             found = self._connections[key] = Connection(key)
@@ -187,10 +189,10 @@ class QemuComparison:
 
     def _enqueue(self, connection: Connection, made: Entry, primary: bool, out: list[Decision]) -> bool:
         queue = connection.primary if primary else connection.secondary
-        if len(queue) > self.settings.queue_max:  # rule 5
-            self._drop(connection, made, Reason.QUEUE_FULL, out, kept=False)
-            return False
         self.tally.keep(made.frame)
+        if len(queue) > self.settings.queue_max:  # rule 5
+            self._drop(connection, made, Reason.QUEUE_FULL, out, primary=primary)
+            return False
         if made.protocol != PROTO_TCP:
             queue.append(made)
             return True
@@ -280,13 +282,17 @@ class QemuComparison:
         out.append(Release(queued.frame, reason))
 
     def _drop(
-        self, connection: Connection, queued: Entry, reason: Reason, out: list[Decision], kept: bool = True
+        self,
+        connection: Connection,
+        queued: Entry,
+        reason: Reason,
+        out: list[Decision],
+        primary: bool = False,
     ) -> None:
-        if kept:
-            self.tally.let_go(queued.frame)
+        self.tally.let_go(queued.frame)
         connection.counts[reason] += 1
         self.tally.counts[reason] += 1
-        out.append(Drop(queued.frame, reason))
+        out.append(Drop(queued.frame, reason, primary))
 
     def _diverge(self, connection: Connection, reason: Reason, detail: str, out: list[Decision]) -> None:
         connection.counts[reason] += 1
@@ -308,6 +314,10 @@ class QemuComparison:
                     return out
         return out
 
+    @property
+    def waits(self) -> bool:
+        return self.tally.frames_kept > 0
+
     def held_age_ms(self, now_ms: float) -> float:
         times = [now_ms - each.since_ms for one in self._connections.values() for each in one.primary]
         return max(times, default=0.0)
@@ -323,6 +333,10 @@ class QemuComparison:
             connection.primary.clear()
             connection.secondary.clear()
         return out
+
+    def forget(self) -> None:
+        """Right after a checkpoint: as when the table is full."""
+        self._connections.clear()
 
     # For a reader
 

@@ -86,7 +86,7 @@ class TcpConnection(Conversation):
             return
         flags = packet.flags
         if self.diverged is not None and self._is_crowded():
-            self.drop(packet, Reason.QUEUE_FULL, out)
+            self.drop(packet, Reason.QUEUE_FULL, out, True)
             return
         if (
             flags & SYN

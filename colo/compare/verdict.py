@@ -59,6 +59,8 @@ class Drop(msgspec.Struct, frozen=True, gc=False):
 
     frame: bytes
     reason: Reason
+    primary: bool = False
+    """Is it the primary's?"""
 
 
 class Diverged(msgspec.Struct, frozen=True, gc=False):
@@ -92,6 +94,8 @@ class Settings(msgspec.Struct, frozen=True):
     """For what a client may be waiting for: a checkpoint under the periodic policy would come no later."""
     ack_wait_ms: float = 100.0
     """For a pure acknowledgement: delayed ones differ by 40 ms, and a client retransmits after 200 ms."""
+    console_wait_ms: float = 100.0
+    """For the console, where somebody reads and no protocol waits."""
     alone_ms: float = 500.0
     """For the secondary's words that the primary did not say: they delay nobody."""
     connections_max: int = 16384

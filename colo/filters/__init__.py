@@ -25,7 +25,8 @@ before it.  ``status=off`` takes a filter out of the way and leaves it in its pl
 :mod:`colo.filters.chain` has the words and the order, :mod:`colo.filters.net` the back end that all this
 hangs on.  Here stands what concerns all cards of a machine.
 
-Not modelled: ``filter-redirector``, ``filter-rewriter`` and ``filter-replay``; several queues a card;
+Elsewhere: ``filter-redirector`` (:mod:`colo.filters.diverted`), ``filter-rewriter`` (:mod:`colo.rewrite`).
+Not modelled: ``filter-replay``; several queues a card;
 ``maxlen`` of a dump, which here never cuts a frame.  ``outdev`` is an address, since there are no
 character devices that could be named.
 """

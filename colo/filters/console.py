@@ -12,6 +12,7 @@ and expectations in tests run on it.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from colo.filters.hold import OutputHold
 from colo.messages import INPUT_BYTES_MAX
@@ -29,7 +30,7 @@ class HeldConsole:
     the console is under a lock; a console never blocks, so it is held for one piece at most.
     """
 
-    __slots__ = ("_console", "_hold", "_lock", "_muted", "_port", "muted_bytes")
+    __slots__ = ("_console", "_hold", "_lock", "_muted", "_port", "diverted", "muted_bytes")
 
     def __init__(self, console: Console, hold: OutputHold, port: str = PORT, *, muted: bool = False) -> None:
         self._console = console
@@ -37,7 +38,9 @@ class HeldConsole:
         self._lock = threading.Lock()
         self._muted = muted
         self._port = port
-        self.muted_bytes = 0
+        self.diverted: Callable[[str, bytes], None] | None = None
+        """Told, by the guest's thread, what the guest says while muted: our port, and a piece."""
+        self.muted_bytes = 0  # while muted and not diverted
         hold.connect(port, self.say)
 
     @property
@@ -53,11 +56,16 @@ class HeldConsole:
 
     def write(self, data: bytes) -> None:
         """The guest's thread: what the guest said."""
-        if self._muted or not self._hold.active:
+        speak: Callable[[str, bytes], object]
+        if self._muted and self.diverted is not None:
+            speak = self.diverted
+        elif self._muted or not self._hold.active:
             self.say(data)
             return
+        else:
+            speak = self._hold.hold
         for at in range(0, len(data), PIECE_MAX):
-            self._hold.hold(self._port, data[at : at + PIECE_MAX])
+            speak(self._port, data[at : at + PIECE_MAX])
 
     def flush(self) -> None:
         with self._lock:

@@ -20,6 +20,9 @@ batch that was just thrown away: it is dropped, as if it had come an instant ear
 **Limits.**  Over the soft limit a checkpoint is asked for, once an epoch.  Over the hard limit a frame is
 dropped and counted, as by a card whose transmit queue is full; TCP makes up for it.
 
+**Gate.**  A policy under which some output need not wait for a commit puts a :class:`Gate` in front: it is
+asked first, by the guest's thread, and what it does not take waits here.
+
 Not modelled: priorities, pacing of what is released (it goes in one burst).
 """
 
@@ -29,7 +32,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from colo.messages import HELD_PACKETS_MAX, Packet
 from vmm.backends.net import OUTPUT_MAX
@@ -45,6 +48,18 @@ HARD_FRAMES = 16 * SOFT_FRAMES
 """Small frames cost more than their bytes: an object each, some 150 bytes."""
 
 Speak = Callable[[bytes], None]
+
+
+class Gate(Protocol):
+    """What may be said before the commit, by a policy's rule.  For the guest's thread."""
+
+    def offer(self, port: str, frame: bytes) -> bool:
+        """The guest said this: True when the gate took it, to say it or to hand it over at the cut."""
+
+    def cut(self) -> list[Packet]:
+        """What was taken and not said, in order; it belongs to the epoch that is cut, and waits for its
+        commit.  The gate is shut from here on: it takes nothing more.
+        """
 
 
 class Released(NamedTuple):
@@ -84,6 +99,7 @@ class OutputHold:
         "active",
         "begins_to_hold",
         "dropped",
+        "gate",
         "wants_checkpoint",
     )
 
@@ -101,6 +117,7 @@ class OutputHold:
         self.active = False
         """There is a pair: its output is to be held.  Without one nobody would ever release it."""
         self.dropped = 0  # over the hard limit, or by drop_all
+        self.gate: Gate | None = None
         self._now_ns = now_ns
         self._voices: dict[str, Speak] = {}
         self._unspoken: frozenset[str] = frozenset()
@@ -130,7 +147,9 @@ class OutputHold:
         self.active = True
 
     def hold(self, port: str, frame: bytes | memoryview) -> bool:
-        """Keep a copy of ``frame``; False when it was dropped."""
+        """Keep a copy of ``frame``, unless the gate takes it; False when it was dropped."""
+        if self.gate is not None and self.gate.offer(port, bytes(frame)):
+            return True
         batch = self._batch
         frames, size = batch.frames, len(frame)
         if (
@@ -149,6 +168,8 @@ class OutputHold:
 
     def cut(self, epoch: int) -> int:
         """In the pause: what was held so far belongs to ``epoch``.  Returns how many frames that is."""
+        if self.gate is not None:
+            self._take_back(self.gate.cut())
         with self._ends:
             batch = self._batch
             assert not self._sealed or self._sealed[-1].epoch < epoch, "epochs are cut in their order"
@@ -159,8 +180,33 @@ class OutputHold:
                 self._weigh()
             return len(batch.frames)
 
+    def _take_back(self, packets: list[Packet]) -> None:
+        """What a gate had taken came before what it refused."""
+        batch = self._batch
+        if packets and not batch.frames:
+            batch.since_ns = self._now_ns()
+        batch.frames.extendleft(reversed(packets))
+        batch.bytes += sum(len(data) for _, data in packets)
+
+    def take_open(self) -> list[Packet]:
+        """What waits since the last cut, for a gate that opens now."""
+        with self._ends:
+            batch, self._batch = self._batch, _Batch()
+        return list(batch.frames)
+
+    def say(self, port: str, frame: bytes) -> None:
+        """At once: a gate's word that it may go."""
+        speak = self._voices.get(port)
+        if speak is None:
+            self.dropped += 1
+        else:
+            speak(frame)
+
     def end(self) -> Released:
         """The pair dissolves and we go on alone: say everything in order, and hold nothing from here on."""
+        gate, self.gate = self.gate, None
+        if gate is not None:
+            self._take_back(gate.cut())
         with self._speaking:
             with self._ends:
                 if self._batch.frames:

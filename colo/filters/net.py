@@ -11,7 +11,13 @@ Back ends know only one thread, so each use of one is under ``_wire``; back ends
 for one frame at most.  A frame that is said is checked against the mute under that same lock: once
 :meth:`mute` has returned, this node has said its last word.
 
-**Cost.**  A frame that meets no filter costs one more call, two tests and an uncontended lock.
+**A guest that runs and does not serve.**  A secondary's frames go to ``diverted`` instead of the world
+(QEMU's filter-redirector), and its guest's connections have other sequence numbers than its clients know
+(QEMU's filter-rewriter): ``translate`` stands between the guest and all filters, both ways, muted or not,
+and stays when the node serves.  Frames that somebody else enters through the machine's door are translated
+by :meth:`FilteredNet.to_guest`.
+
+**Cost.**  A frame that meets no filter costs two more calls, four tests and an uncontended lock.
 
 ``rx`` and ``tx`` are QEMU's, as :mod:`colo.filters` explains.
 """
@@ -20,8 +26,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from typing import Protocol
 
 from colo.filters.bell import Bell
 from colo.filters.buffer import HoldBuffer, IntervalBuffer
@@ -38,14 +45,27 @@ RECEIVE_MAX = 64
 """Frames that filters may keep in one ``receive``: then the guest has its turn again."""
 COLLECT_MAX = 256
 """Frames of one ``collect``: a flood must not hold up a node that stands by."""
+AS_SENT_MAX = 1024
+"""Translated frames whose original somebody may still ask for: they wait at the machine's door, if at all."""
 INBOX_MAX = 4096
 """Frames released for the guest that it did not fetch yet; more are dropped and counted."""
+
+
+class Translator(Protocol):
+    """Between a guest's sequence numbers and those that its clients know.  ``now_ms`` is virtual time."""
+
+    def inward(self, frame: bytes, now_ms: float) -> bytes:
+        """A frame to the guest."""
+
+    def outward(self, frame: bytes, now_ms: float) -> bytes:
+        """A frame from the guest."""
 
 
 class FilteredNet:
     """``backend``, whose frames pass the filters of the netdev ``name`` both ways."""
 
     __slots__ = (
+        "_as_sent",
         "_backend",
         "_bell",
         "_chain",
@@ -58,8 +78,10 @@ class FilteredNet:
         "_ticking",
         "_to_guest",
         "_wire",
+        "diverted",
         "muted_frames",
         "name",
+        "translate",
     )
 
     def __init__(
@@ -74,7 +96,11 @@ class FilteredNet:
         """``now_ns`` is the machine's clock, which intervals and captures go by; captures start at
         ``epoch_s``."""
         self.name = name
-        self.muted_frames = 0  # from the guest, while muted
+        self.muted_frames = 0  # from the guest, while muted and not diverted
+        self.diverted: Callable[[str, bytes], None] | None = None
+        """Told, by the guest's thread, what the guest says while muted: our name, and the frame."""
+        self.translate: Translator | None = None
+        self._as_sent: OrderedDict[bytes, bytes] = OrderedDict()
         self._backend = backend
         self._now_ns = now_ns
         self._epoch_s = epoch_s
@@ -114,8 +140,13 @@ class FilteredNet:
 
     def transmit(self, frame: Frame) -> None:
         """The guest's thread: a frame from the guest."""
+        if self.translate is not None:
+            frame = self.translate.outward(bytes(frame), self._now_ns() / 1e6)
         if self._muted:
-            self.muted_frames += 1
+            if self.diverted is None:
+                self.muted_frames += 1
+            else:
+                self.diverted(self.name, bytes(frame))
             return
         if self._ticking:
             self._transmit_on_time(frame)
@@ -127,6 +158,25 @@ class FilteredNet:
 
     def receive(self) -> bytes | None:
         """The guest's thread: the next frame for the guest."""
+        frame = self._next()
+        return frame if frame is None or self.translate is None else self.to_guest(frame)
+
+    def to_guest(self, frame: bytes) -> bytes:
+        """The guest's thread: ``frame`` as the guest must be given it, however it came here."""
+        if self.translate is None:
+            return frame
+        translated = self.translate.inward(frame, self._now_ns() / 1e6)
+        if translated is not frame:
+            self._as_sent[translated] = frame
+            while len(self._as_sent) > AS_SENT_MAX:
+                self._as_sent.popitem(last=False)
+        return translated
+
+    def as_sent(self, frame: bytes) -> bytes:
+        """The guest's thread: the frame that :meth:`to_guest` made this of; once for each."""
+        return self._as_sent.pop(frame, frame)
+
+    def _next(self) -> bytes | None:
         if self._bell is not None and (self._bell.rang or self._ticking):
             self._bell.answer()
             self.tick()

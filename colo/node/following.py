@@ -1,25 +1,36 @@
 """The secondary's machine in one pairing: what :mod:`colo.secondary` calls, on a real machine.
 
-The guest does not run.  Its RAM is the last epoch that was installed; the device state of that epoch is
+What its guest does between two checkpoints is the epoch's :class:`~colo.messages.Life`.
+
+*wait*: it does not run.  Its RAM is the last epoch that was installed; the device state of that epoch is
 kept packed, checked but not loaded, because chips are needed only by a guest that runs:
 :meth:`Following.take_over` loads it once instead of forty times a second.
+
+*follow*: it does what the primary's log says (:mod:`colo.node.follower`).  *run*: it runs by itself, with the
+inputs of the primary's (:mod:`colo.node.runner`).  What it writes in either are pages of its own beside the
+image of the epoch, given back when the next one is installed.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from colo.errors import ProtocolViolation
 from colo.failover import Failover
 from colo.filters import announce
+from colo.life import Life
 from colo.messages import Inputs, Packet
+from colo.node.follower import Follower
 from colo.node.rehearsal import Rehearsal
 from colo.node.replica import Replica
+from colo.node.runner import Runner
 from colo.node.stage import FirstStage, Stage
 from colo.node.standby_frames import StandbyFrames
 from colo.node.standby_ram import NO_PAGES
+from colo.node.translation import Translation
+from colo.transport.companion import Companion
 from vmm import hashing
 
 INLINE_PAGES_MAX = 512
@@ -33,7 +44,9 @@ OWN_EVENTS = ("snapshot", "announce")
 class Following:
     """``replica`` as the secondary of one pairing."""
 
-    def __init__(self, replica: Replica, failover: Failover) -> None:
+    def __init__(
+        self, replica: Replica, failover: Failover, companion: Companion, violated: Callable[[str], None]
+    ) -> None:
         self.replica = replica
         self.pair, self.node, self.generation = replica.pair, replica.node, replica.generation
         self.has_sealed = False
@@ -46,17 +59,25 @@ class Following:
         self._inputs: deque[tuple[int, Packet]] = deque()
         self._inputs_bytes = 0
         self._unsaid: list[Packet] = []
+        self._whole = True
+        """Is the guest what the primary's log said, to its end?"""
         assert replica.standby is not None, "only a node that was started with --incoming follows"
         self._standby = replica.standby
         self._standby.clear()
         self._machine.cpu.flush()
         self._rehearsal = Rehearsal(replica, self._standby)
         self._frames = {net.name: StandbyFrames(net) for net in replica.nets}
+        self._life = Life.WAIT
+        self._translation = Translation(replica.nets)
+        self._follower = Follower(replica, companion, self._frames, violated)
+        self._runner = Runner(replica, companion, self._frames, self._translation, violated)
 
     # What colo.secondary asks
 
     def stand_still(self) -> None:
-        assert not self.replica.guest.running, "a secondary's guest does not run"
+        if self._life is not Life.WAIT:
+            self.replica.guest.freeze()
+            self.replica.guest.call(lambda: None)
 
     def open_stage(self, epoch: int) -> Stage:
         kind = Stage if epoch else FirstStage
@@ -77,18 +98,46 @@ class Following:
                 self._install()
             else:
                 await asyncio.to_thread(self._install)
+            if self._life is not Life.WAIT:
+                await asyncio.wrap_future(self.replica.guest.submit(self._begin_to_live))
+                self.replica.guest.start()
+                self.replica.guest.thaw()
         finally:
             self._failover.end_loading()
         self._forget_committed_inputs()
+        if self._life is Life.WAIT:
+            self._await_inputs()
+
+    def _await_inputs(self) -> None:
         for frames in self._frames.values():
             frames.collect()
             frames.committed()
         self._rehearse_if_due()
 
+    def _begin_to_live(self) -> None:
+        """In the guest's thread: be the primary's guest at the very instant of the cut."""
+        self._machine.load_sections(self._state, NO_PAGES)
+        if self._life is Life.FOLLOW:
+            self._follower.begin(self.epoch)
+        elif self._life is Life.RUN:
+            self._runner.begin(self.epoch)
+
+    def _stop_living(self) -> None:
+        """What the guest did since the cut is taken back."""
+        if self._life is Life.FOLLOW:
+            self._follower.end()
+        elif self._life is Life.RUN:
+            self._runner.end()
+        if self._life is not Life.WAIT:
+            self._machine.cpu.invalidate_pages(self._standby.give_back())
+
     def _install(self) -> None:
         stage = self._stage
         assert stage is not None
         assert stage.vmstate is not None
+        self._stop_living()
+        self._life = stage.life
+        self._translation.learn(stage.vmstate.translations)
         stage.install_pages()
         self._machine.cpu.invalidate_pages(stage.pages)
         self._state = stage.vmstate.sections
@@ -110,6 +159,8 @@ class Following:
         self.replica.statistics.totals.verified += 1
 
     def keep(self, inputs: Inputs) -> None:
+        if self._life is not Life.WAIT:
+            return  # the companion has them
         for frames in self._frames.values():
             frames.collect()
         for port, payload in inputs.packets:
@@ -151,27 +202,44 @@ class Following:
 
     def _become_primary(self) -> None:
         machine, replica = self._machine, self.replica
-        if self._stage is not None:
-            self._install()
-        self._forget_committed_inputs()
-        machine.load_sections(self._state, NO_PAGES)
+        self._be_current()
         unheard = {name: frames.take() for name, frames in self._frames.items()}
         replica.unmute()
         for card, net in zip(machine.config.nets, replica.nets, strict=True):
             announce(net, card.mac)
         self._say_again()
         for _, (name, payload) in self._inputs:
-            machine.door.enter(name, payload)
+            machine.door.enter(name, replica.to_guest(name, payload))
         for name, frames in unheard.items():
             for frame in frames:
-                machine.door.enter(name, frame)
+                machine.door.enter(name, replica.to_guest(name, frame))
         facts = {
             "epoch": self.epoch,
             "inputs_repeated": len(self._inputs),
             "frames_unheard": sum(map(len, unheard.values())),
             "rehearsals": self._rehearsal.count,
+            "log_words": self._follower.words,
+            "same": self._whole,
         }
         replica.report("took-over", facts)
+
+    def _be_current(self) -> None:
+        """As far as anything the world may have heard depends on."""
+        fresh = self._stage is not None
+        if fresh:
+            self._install()
+        self._forget_committed_inputs()
+        if fresh or self._life is Life.WAIT:
+            self._begin_to_live()
+        if self._life is Life.FOLLOW:
+            self._whole = self._follower.drain()
+            self._follower.end()
+            self._unsaid += self._follower.unspoken()
+        elif self._life is Life.RUN:
+            self._runner.drain()
+            self._runner.end()
+            self._unsaid += self._runner.repeated()
+        self._translation.take_over(self._machine.clock.now_ns / 1e6)
 
     def _say_again(self) -> None:
         """What the last epoch held, when the primary may have died before it was said."""
@@ -180,6 +248,7 @@ class Following:
 
     def halt(self) -> None:
         self.replica.mute()
+        self.stand_still()
 
     def shut_down(self) -> None:
         """The guest ended, and its last words were the primary's to say."""

@@ -62,7 +62,7 @@ class NodeGuest(NodeStatus):
 
     async def reset(self) -> None:
         self._refuse_without_guest()
-        self.replica.guest.call(self.replica.machine.want_reset)
+        self.replica.guest.call(lambda: self.replica.machine.door.enter("reset", b"\0"))
         self._emit("RESET", schema.Shutdown(guest=False, reason=ShutdownCause.HOST_QMP_SYSTEM_RESET))
 
     async def powerdown(self) -> None:

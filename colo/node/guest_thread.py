@@ -10,7 +10,11 @@ handlers find Python running; the engine gives the interpreter lock back while t
 
 from __future__ import annotations
 
+import os
+import select
 import threading
+import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -23,7 +27,7 @@ from vmm.machine import Ended, Machine
 T = TypeVar("T")
 
 REST_S = 0.5
-"""Longest time without a look at ``_quit``, which a signal handler sets without notifying."""
+"""Longest time without a look around."""
 THROTTLED_SLICE_NS = 10_000_000
 """What a throttled guest executes between two rests."""
 Job = tuple[Callable[[], Any], "Future[Any]"]
@@ -42,7 +46,14 @@ class GuestThread:
         """A node that stands by, lost, or has not decided: the guest must not run, whoever asks."""
         self._ended = ended
         self._jobs: deque[Job] = deque()
-        self._wake = threading.Condition()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        weakref.finalize(self, os.close, self._bell)
+        self._drive: Callable[[], Ended] | None = None
+        self.idle_s: float | None = None
+        """How long what drives the guest wants to be idle at most; set by it."""
+        self._still = self._bells(-1)
+        self._idle = self._bells(-1)
+        """What ends a rest of a guest that stands still, and of one that has nothing to do."""
         self.has_run = False
         self.throttle = 0.0
         """The share of time that the guest stands still while it runs."""
@@ -83,6 +94,7 @@ class GuestThread:
         """Make :meth:`run` return; safe from signal handlers."""
         self._quit = True
         self.machine.stop()
+        os.eventfd_write(self._bell, 1)
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Have ``job`` run between two blocks."""
@@ -106,8 +118,22 @@ class GuestThread:
         """
         if self._in_guest:
             self.machine.stop()
-        with self._wake:
-            self._wake.notify()
+        os.eventfd_write(self._bell, 1)
+
+    def drive_by(self, drive: Callable[[], Ended] | None, descriptor: int = -1) -> None:
+        """By a job: have ``drive`` run the machine for a while, again and again, instead of ``Machine.run``.
+
+        When it returns ``Ended.IDLE`` it is called again after a job, or input at ``descriptor``.
+        """
+        self._drive, self.idle_s = drive, None
+        self._idle = self._bells(descriptor)
+
+    def _bells(self, descriptor: int) -> select.poll:
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        if descriptor >= 0:
+            poll.register(descriptor, select.POLLIN)
+        return poll
 
     # The thread itself
 
@@ -119,7 +145,7 @@ class GuestThread:
                 self._run_jobs()
                 self._in_guest = self.running
                 if not self._in_guest:
-                    self._rest(running=False)
+                    self._rest(self._still)
                 elif not self._jobs:
                     self._run_guest()
                 self._in_guest = False
@@ -131,21 +157,26 @@ class GuestThread:
         self.has_run = True
         if self.throttle:
             self._throttle()
-        clock = self.machine.clock
-        ended = self.machine.run(clock.now_ns + THROTTLED_SLICE_NS if self.throttle else NEVER_NS)
+        ended = self._drive() if self._drive is not None else self.run_freely()
         if ended in (Ended.REQUEST, Ended.PAUSED, Ended.TIME):
             return
         if ended is Ended.IDLE:
-            self._rest(running=True)
+            self._in_guest = False
+            self._rest(self._idle, REST_S if self.idle_s is None else self.idle_s)
             return
         self._wanted = False
         self._ended(ended)
 
+    def run_freely(self) -> Ended:
+        """By the thread itself: run the machine until something happens."""
+        clock = self.machine.clock
+        return self.machine.run(clock.now_ns + THROTTLED_SLICE_NS if self.throttle else NEVER_NS)
+
     def _throttle(self) -> None:
         """Stand still for the share that ``throttle`` says; a job ends it early."""
-        still_s = THROTTLED_SLICE_NS / 1e9 * self.throttle / (1 - self.throttle)
-        with self._wake:
-            self._wake.wait_for(lambda: bool(self._jobs) or self._quit, still_s)
+        until_s = time.monotonic() + THROTTLED_SLICE_NS / 1e9 * self.throttle / (1 - self.throttle)
+        while not self._jobs and not self._quit and (left_s := until_s - time.monotonic()) > 0:
+            self._rest(self._still, left_s)
 
     def _run_jobs(self) -> None:
         while self._jobs:
@@ -159,10 +190,14 @@ class GuestThread:
                 if not isinstance(exc, Exception):
                     raise
 
-    def _rest(self, *, running: bool) -> None:
-        """Until there is something to do, for a guest that was found ``running`` or not."""
-        with self._wake:
-            self._wake.wait_for(lambda: bool(self._jobs) or self._quit or self.running != running, REST_S)
+    def _rest(self, poll: select.poll, at_most_s: float = REST_S) -> None:
+        """Until there is news, which the bell tells even when it came just before.
+
+        What rang for a job that was done already wakes this thread once for nothing.
+        """
+        poll.poll(min(at_most_s, REST_S) * 1000)
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
 
     def _abandon_jobs(self) -> None:
         """By this thread, or by who comes too late; whoever takes a job fails it."""

@@ -4,6 +4,8 @@ The pause is :meth:`Leading._pause`, a job of the guest thread: take the pages t
 copy them, pack the device state, cut the held output.  Everything else happens in the loop thread
 while the guest runs.
 
+What may go before the commit is a rule of its own (:mod:`colo.node.early`), which begins in the pause.
+
 Nothing is held before epoch 0 is cut, because before that nobody could take over; from that cut on
 every packet and console byte belongs to an epoch.
 """
@@ -14,35 +16,32 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, TypeVar
 
 from colo.errors import PeerLost
 from colo.filters import protect, unprotect
+from colo.life import Life
 from colo.messages import HELD_MAX, VmstateSize
+from colo.node.changes import Changes
+from colo.node.compared import TICK_S, Compared
+from colo.node.early import Early, Waiting
 from colo.node.input_mirror import InputMirror
+from colo.node.logged import Logged
+from colo.node.precopy import Precopy
 from colo.node.replica import EpochRecord, Replica
+from colo.node.translation import packed
 from colo.pages import dirty
-from colo.pages.delta import Outgoing
 from colo.peer import Peer
 from colo.policy import Facts, Policy
 from colo.primary import Batches
-from vmm.ram import PAGE_SIZE
+from colo.transport.companion import Companion
 
 PAUSE_BUDGET_MS_DEFAULT = 5.0
 """The initial synchronisation stops the guest when what is left can be copied in this time."""
-COPY_BYTES_PER_MS = 4 << 20
-"""What the pause copies: measured at 5 to 8 MiB a millisecond on one core, taken with a margin."""
+LAG_LOOK_S = 0.5
 STALL_S = 10.0
 """Without any progress of a checkpoint; a guest's output waits all that time."""
-ROUNDS_MAX = 40
-"""Live rounds after which the rest is copied in a longer pause."""
-THROTTLE_FIRST, THROTTLE_STEP, THROTTLE_MAX = 0.2, 0.15, 0.95
-"""The share of time that a guest which dirties faster than the link carries stands still."""
-
-Candidates = npt.NDArray[np.uint32] | None
-"""Pages that may have changed; None: any."""
+T = TypeVar("T")
 
 
 @dataclass
@@ -52,21 +51,8 @@ class Settings:
     pause_budget_ms: float = PAUSE_BUDGET_MS_DEFAULT
     verify: bool = False
     dirty_source: dirty.Wanted = "auto"
-
-
-@dataclass
-class Progress:
-    """Of the initial synchronisation."""
-
-    rounds: int = 0
-    pages_sent: int = 0
-    bytes_sent: int = 0
-    remaining: int = 0
-    """Bytes that may still have to be sent."""
-    total: int = 0
-    throttle: float = 0.0
-    started_s: float = 0.0
-    finished_s: float | None = None
+    compare: str = "strict"
+    """Mode of comparison under policy ``colo`` (:mod:`colo.compare.comparison`)."""
 
 
 class _Captured:
@@ -74,7 +60,9 @@ class _Captured:
 
     def __init__(self, leading: Leading, epoch: int, reason: str) -> None:
         self.epoch, self.reason = epoch, reason
+        self.life = Life.WAIT
         self.sections: dict[str, bytes] = {}
+        self.translations: dict[str, bytes] = {}
         self.digest = b""
         self.pages_copied = self.pages_sent = self.bytes_sent = 0
         self.pages_before = 0
@@ -84,7 +72,7 @@ class _Captured:
         self._leading = leading
 
     def batches(self) -> Batches:
-        for count, data in self._leading.encoded():
+        for count, data in self._leading.changes.encoded():
             self.pages_sent += count
             self.bytes_sent += len(data)
             self._leading.expect_progress()
@@ -94,7 +82,7 @@ class _Captured:
         held = self._leading.replica.hold.taken(self.epoch, HELD_MAX)
         self.bytes_sent += sum(map(len, self.sections.values()))
         pages = self.pages_before + self.pages_sent
-        return VmstateSize(self.epoch, self.digest, pages, self.sections, held)
+        return VmstateSize(self.epoch, self.digest, pages, self.sections, held, self.translations)
 
 
 class Leading:
@@ -106,6 +94,7 @@ class Leading:
         policy: Policy,
         settings: Settings,
         protected: Callable[[], None],
+        companion: Companion,
         *,
         overdue: Callable[[], bool] = lambda: False,
         compress: bool = False,
@@ -124,8 +113,9 @@ class Leading:
         self.has_promised = False
         self.epoch = -1
         """The last one committed."""
-        self.progress = Progress(started_s=time.monotonic())
-        self.throttle = 0.0
+        self.changes = Changes(replica.machine.ram, settings.dirty_source, compress)
+        self._precopy = Precopy(replica.guest, self.changes)
+        self.progress = self._precopy.progress
         self._machine = replica.machine
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
@@ -134,18 +124,45 @@ class Leading:
         self._lost: str | None = None
         self._ended: str | None = None
         self._captured: _Captured | None = None
-        self._left_over: Candidates = np.empty(0, np.uint32)
-        self._cut_s = time.monotonic()
+        self._cut_s, self._cut_epoch = time.monotonic(), -1
         self._mirror = InputMirror(replica.statistics.totals)
+        self._rules = self._all_rules(companion)
+        self.early = self._rules[Life.WAIT]
         self._peer: Peer | None = None
-        self._patience = self._loop.call_later(0, lambda: None)
-        self.source = dirty.open_source(self._machine.ram, settings.dirty_source)
-        size = self._machine.ram.size
-        self._shadow = np.zeros(size, np.uint8)
-        self._outgoing = Outgoing(size, compress)
-        self.progress.total = self.progress.remaining = size
+        self._patience = self._ticking = self._loop.call_later(0, lambda: None)
+
+    def _all_rules(self, companion: Companion) -> dict[Life, Early]:
+        replica, settings = self.replica, self.settings
+        return {
+            Life.WAIT: Waiting(replica, self._mirror),
+            Life.FOLLOW: Logged(replica, companion, self._from_guest(self._note_divergence)),
+            Life.RUN: Compared(
+                replica, companion, lambda: settings.compare, self._from_guest(self._note_difference)
+            ),
+        }
+
+    def _from_guest(self, act: Callable[[T], None]) -> Callable[[T], None]:
+        """``act`` in the loop's thread."""
+
+        def hand_on(told: T) -> None:
+            self._loop.call_soon_threadsafe(act, told)
+
+        return hand_on
 
     # Events, in the loop thread
+
+    def _note_difference(self, told: tuple[int, str]) -> None:
+        """The two guests do not say the same: a checkpoint ends that, unless one was made since."""
+        epoch, cause = told
+        if epoch == self._cut_epoch:
+            self.request(cause)
+
+    def _note_divergence(self, facts: dict[str, Any]) -> None:
+        """The secondary's guest is not what it should be: only a checkpoint makes it so."""
+        self.replica.statistics.totals.divergences += 1
+        self.replica.report("diverged", facts)
+        if facts["epoch"] == self._cut_epoch:
+            self.request("divergence")
 
     def request(self, reason: str) -> None:
         """A checkpoint is wanted at once."""
@@ -170,6 +187,7 @@ class Leading:
     # What colo.primary asks
 
     async def due(self) -> str | None:
+        self._patience.cancel()
         while True:
             self._changed.clear()
             if self._lost is not None:
@@ -180,6 +198,7 @@ class Leading:
             if decision.reason is not None:
                 self._requested, self._over_limit = None, False
                 self._reason = decision.reason
+                self.expect_progress()  # from its first word on
                 return decision.reason
             await self._changed_within(decision.wait_ms)
 
@@ -202,57 +221,17 @@ class Leading:
         )
 
     def live_round(self) -> Batches | None:
-        candidates = self._take()
-        progress = self.progress
-        left = self._left(candidates)
-        progress.remaining = left * PAGE_SIZE
-        fits = left * PAGE_SIZE <= self.settings.pause_budget_ms * COPY_BYTES_PER_MS
-        if (fits and progress.rounds) or progress.rounds >= ROUNDS_MAX:
-            self._left_over = candidates
-            return None
-        self._throttle_if_needed(left)
-        progress.rounds += 1
-        return self._live(candidates)
-
-    def _left(self, candidates: Candidates) -> int:
-        """Pages still to be sent.  Of a source that cannot tell: about as many as the last round sent."""
-        if candidates is not None:
-            return len(candidates)
-        return self._last_round if self.progress.rounds else self._machine.ram.size // PAGE_SIZE
-
-    _last_round = _left_before = 0
-
-    def _throttle_if_needed(self, left: int) -> None:
-        """Slow the guest when a round left about as much as the one before."""
-        if self.progress.rounds >= 3 and left * 4 > self._left_before * 3:
-            step = THROTTLE_FIRST if not self.throttle else THROTTLE_STEP
-            self.throttle = min(self.throttle + step, THROTTLE_MAX)
-            self.replica.guest.throttle = self.progress.throttle = self.throttle
-        self._left_before = left
-
-    def _live(self, candidates: Candidates) -> Batches:
-        """A page that is written while it is copied is written after it was taken, so comes again."""
-        self._last_round = 0
-        for count, data in self._outgoing.live(self._machine.ram.array, self._shadow, candidates):
-            self._last_round += count
-            self.progress.pages_sent += count
-            self.progress.bytes_sent += len(data)
-            yield count, data
-
-    def encoded(self) -> Batches:
-        """What the last capture found changed; the shadow is then what the secondary will have."""
-        return self._outgoing.batches(self._shadow)
+        return self._precopy.next_round(self.settings.pause_budget_ms)
 
     def capture(self, epoch: int) -> _Captured:
         captured = _Captured(self, epoch, self._reason)
         if epoch == 0:
             captured.pages_before = self.progress.pages_sent
         self.expect_progress()
-        self._left_over = self._take()  # nearly all of it, while the guest runs; and the page tables are warm
+        self.changes.leave(self.changes.take())  # nearly all, while the guest runs; and page tables are warm
         captured.asked_s = time.monotonic()
         self.replica.guest.call(lambda: self._pause(captured))
-        if self.throttle:
-            self.throttle = self.replica.guest.throttle = 0.0
+        self._precopy.end()
         self._captured = captured
         return captured
 
@@ -260,27 +239,28 @@ class Leading:
         """In the guest thread, between two blocks: all of the pause."""
         captured.stopped_s = time.monotonic()
         machine, replica = self._machine, self.replica
-        candidates = self._take()
-        captured.pages_copied = self._outgoing.capture(machine.ram.array, self._shadow, candidates)
+        captured.pages_copied = self.changes.capture()
         captured.sections = machine.everything_unchecked()
         if self.settings.verify:
             captured.digest = machine.state_hash()
         if captured.epoch == 0:
-            machine.door.heard = self._mirror.hear
             protect(replica.nets, replica.hold)
             replica.hold.begin()
         captured.held_packets = replica.hold.held_frames
         replica.hold.cut(captured.epoch)
-        self._mirror.epoch = captured.epoch + 1
+        captured.life = self.policy.life
+        captured.translations = packed(replica.nets, machine.clock.now_ns / 1e6)
+        self._begin_rule(captured)
+        self._cut_epoch = captured.epoch
         captured.resumed_s = self._cut_s = time.monotonic()
 
-    def _take(self) -> Candidates:
-        """What may have changed since the last take, and what an earlier take left over."""
-        fresh, left_over = self.source.take(), self._left_over
-        self._left_over = np.empty(0, np.uint32)
-        if fresh is None or left_over is None:
-            return None
-        return np.union1d(fresh, left_over) if len(left_over) else fresh
+    def _begin_rule(self, captured: _Captured) -> None:
+        rule = self._rules[captured.life]
+        if rule is not self.early:
+            self.early.end()
+            self.replica.hold.gate = None
+            self.early = rule
+        rule.begin(captured.epoch)
 
     def promised(self) -> None:
         self.has_promised = True
@@ -288,17 +268,33 @@ class Leading:
     def expect_progress(self) -> None:
         """A peer whose heart beats and which does nothing else is as good as dead."""
         self._patience.cancel()
-        self._patience = self._loop.call_later(STALL_S, self._stalled)
+        self._patience = self._loop.call_later(STALL_S, self._stalled, "the checkpoint came no further")
 
-    def _stalled(self) -> None:
+    def _tick(self) -> None:
+        """Have the rule look at what waits, for as long as it is the rule."""
+        self._ticking.cancel()
+        rule = self.early
+        if isinstance(rule, Compared) and self._lost is None:
+            if rule.waits:
+                self.replica.guest.submit(rule.tick)
+            self._ticking = self._loop.call_later(TICK_S, self._tick)
+        elif isinstance(rule, Logged) and self._lost is None:
+            if rule.lag_s > STALL_S:
+                self._stalled("the log was not followed")
+            self._ticking = self._loop.call_later(LAG_LOOK_S, self._tick)
+
+    def _stalled(self, what: str) -> None:
         if self._peer is not None:
-            self._peer.close(f"the checkpoint came no further for {STALL_S:g} s")
+            self._peer.close(f"{what} for {STALL_S:g} s")
 
     def commit(self, epoch: int) -> None:
-        self._patience.cancel()
+        self.expect_progress()
         if self._overdue():
             raise PeerLost("this node stood still for longer than its peer waits: it may have gone on alone")
-        self.replica.hold.release(epoch)
+        released = self.replica.hold.release(epoch)
+        if self.early.life is not Life.WAIT:
+            self.replica.guest.submit(self.early.open)
+            self._tick()
         self.epoch = epoch
         captured = self._captured
         assert captured is not None
@@ -313,6 +309,7 @@ class Leading:
             bytes_sent=captured.bytes_sent,
             held_packets=captured.held_packets,
             commit_ms=(now - captured.stopped_s) * 1000,
+            held_age_ms=released.age_ns / 1e6,
         )
         self.replica.statistics.add(record)
         self.replica.report("epoch", {"record": record})
@@ -336,10 +333,7 @@ class Leading:
 
     def freeze(self) -> None:
         self.replica.guest.freeze()
-        self.replica.guest.call(self._stop_mirroring)
-
-    def _stop_mirroring(self) -> None:
-        self._machine.door.heard = None
+        self.replica.guest.call(self.early.end)
 
     def go_alone(self) -> None:
         replica = self.replica
@@ -349,6 +343,7 @@ class Leading:
 
     def halt(self) -> None:
         self.replica.mute()
+        self.replica.hold.gate = None
         self.replica.hold.drop_all()
         self._dissolve()
 
@@ -363,5 +358,6 @@ class Leading:
 
     def _dissolve(self) -> None:
         self._patience.cancel()
-        self.replica.guest.throttle = 0.0
-        self.source.close()
+        self._ticking.cancel()
+        self._precopy.end()
+        self.changes.close()

@@ -20,6 +20,7 @@ from colo import policy
 from colo.arbiter import Arbiter
 from colo.errors import ColoError, ControlError, Refused
 from colo.failover import Ending, FailoverStatus
+from colo.life import Life
 from colo.messages import Channel, Hello
 from colo.node.guest import Emit, NodeGuest
 from colo.node.pairing import PrimaryPairing, SecondaryPairing
@@ -30,7 +31,7 @@ from colo.qmp.schema import Capability, ColoExitReason, ColoMode, MigrationStatu
 from colo.transport import handshake, heartbeat
 from colo.transport.address import Address
 from colo.transport.certs import Credentials
-from colo.transport.link import dial
+from colo.transport.dial import dial
 from colo.transport.listener import Listener
 from vmm.errors import ConfigError
 from vmm.machine import Ended
@@ -112,6 +113,7 @@ class Node(NodeGuest):
                 "migrate without x-colo would leave this machine elsewhere, which is not offered: switch"
                 " x-colo on with migrate-set-capabilities to have it protected"
             )
+        self._check_rule(self.tunables.rule())
         await self.arbiter.check(self.replica.pair, self.replica.generation)
         self._migration(MigrationStatus.SETUP)
         self._undertake(self._lead(address))
@@ -131,7 +133,7 @@ class Node(NodeGuest):
             self.migration_error = str(exc)
             self._migration(MigrationStatus.FAILED)
             return
-        rule = policy.choose(self.tunables.policy, self.tunables.checkpoint_delay_ms)
+        rule = self.tunables.rule()
         try:
             pairing = PrimaryPairing(
                 self.replica,
@@ -306,15 +308,19 @@ class Node(NodeGuest):
     async def set_parameters(self, wanted: schema.Parameters) -> None:
         self._check(wanted)
         tunables, settings = self.tunables, self.tunables.settings
-        tunables.checkpoint_delay_ms = wanted.x_checkpoint_delay
+        as_before = wanted.x_checkpoint_delay == tunables.rule().delay_ms
+        if not as_before:
+            tunables.checkpoint_delay_ms = wanted.x_checkpoint_delay
+        elif wanted.x_policy != tunables.policy:
+            tunables.checkpoint_delay_ms = None  # each policy has its own, unless somebody chose one
         tunables.heartbeat_ms, tunables.silence_ms = wanted.x_heartbeat_interval, wanted.x_heartbeat_silence
         tunables.policy = wanted.x_policy
         settings.verify, settings.pause_budget_ms = wanted.x_verify, float(wanted.x_pause_budget)
-        settings.dirty_source = wanted.x_dirty_source.value
+        settings.dirty_source, settings.compare = wanted.x_dirty_source.value, wanted.x_compare.value
         if self.pairing is not None:
             self.pairing.connection.heartbeat.set_timing(tunables.heartbeat_ms, tunables.silence_ms)
         if isinstance(self.pairing, PrimaryPairing):
-            self.pairing.vm.policy = policy.choose(tunables.policy, tunables.checkpoint_delay_ms)
+            self.pairing.vm.policy = tunables.rule()
             self.pairing.vm.request("parameters")
 
     def _check(self, wanted: schema.Parameters) -> None:
@@ -325,7 +331,15 @@ class Node(NodeGuest):
                 f"x-checkpoint-delay {wanted.x_checkpoint_delay}: expected {policy.DELAY_MS_MIN} to"
                 f" {policy.DELAY_MS_MAX} ms"
             )
+        self._check_rule(policy.choose(wanted.x_policy))
         heartbeat.check_timing(wanted.x_heartbeat_interval, wanted.x_heartbeat_silence)
+
+    def _check_rule(self, rule: policy.Policy) -> None:
+        if rule.life is not Life.WAIT and not self.replica.may_run_twice:
+            raise ControlError(
+                f"policy {rule.name} has both guests run, and this machine has a disk that keeps what each"
+                " writes: use an overlay, or policy periodic"
+            )
 
     async def quit(self) -> None:
         self._loop.call_soon(self._quit, 0)

@@ -91,7 +91,13 @@ class PrimaryPairing(Pairing):
         """``protected`` is called when the first epoch is installed on the other side."""
         super().__init__(replica, connection, arbiter)
         self.vm = Leading(
-            replica, policy, settings, protected, overdue=connection.heartbeat.is_overdue, compress=compress
+            replica,
+            policy,
+            settings,
+            protected,
+            connection.companion,
+            overdue=connection.heartbeat.is_overdue,
+            compress=compress,
         )
         self.vm.attach(connection.link)
         loop = asyncio.get_running_loop()
@@ -131,7 +137,7 @@ class SecondaryPairing(Pairing):
 
     def __init__(self, replica: Replica, connection: Connection, arbiter: Arbiter) -> None:
         super().__init__(replica, connection, arbiter)
-        self.vm = Following(replica, self.failover)
+        self.vm = Following(replica, self.failover, connection.companion, connection.link.close_threadsafe)
 
     @property
     def in_colo(self) -> bool:

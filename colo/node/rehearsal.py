@@ -22,7 +22,6 @@ from concurrent.futures import Future
 from colo.messages import Packet
 from colo.node.replica import Replica
 from colo.node.standby_ram import NO_PAGES, StandbyRam
-from vmm.backends.disk import CopyOnWrite
 from vmm.machine import Ended
 
 LENGTH_NS = 5_000_000
@@ -44,9 +43,7 @@ class Rehearsal:
         """Somebody waits for the end of the one that runs."""
         self._next_s = 0.0
         self.count = 0
-        self._possible = all(
-            isinstance(disk, CopyOnWrite) or disk.read_only for disk in replica.machine.disks
-        )
+        self._possible = replica.may_run_twice
 
     @property
     def is_due(self) -> bool:

@@ -15,6 +15,7 @@ from colo.filters import FilteredNet, OutputHold
 from colo.filters.console import PORT, HeldConsole
 from colo.node.guest_thread import GuestThread
 from colo.node.standby_ram import StandbyRam
+from vmm.backends.disk import CopyOnWrite
 from vmm.machine import Machine
 
 EPOCHS_KEPT = 256
@@ -41,6 +42,8 @@ class EpochRecord:
     held_packets: int
     commit_ms: float
     """From the stop to the commit: how long output waited at least."""
+    held_age_ms: float = 0.0
+    """How long the oldest of it had waited when it went."""
 
 
 @dataclass
@@ -54,6 +57,8 @@ class Totals:
     reasons: dict[str, int] = field(default_factory=dict)
     inputs_dropped: int = 0
     """Inputs that no longer fitted the queue to the secondary: a survivor cannot repeat them."""
+    divergences: int = 0
+    """The secondary's guest was found to differ."""
     verified: int = 0
     """Whole-machine comparisons that were made, all equal."""
 
@@ -95,6 +100,11 @@ class Replica:
     def machine(self) -> Machine:
         return self.guest.machine
 
+    @property
+    def may_run_twice(self) -> bool:
+        """Can two guests run at once, and one be taken back?  Not with a disk that keeps what each writes."""
+        return all(isinstance(disk, CopyOnWrite) or disk.read_only for disk in self.machine.disks)
+
     def mute(self) -> None:
         """From here on this node says nothing to the world."""
         for net in self.nets:
@@ -108,6 +118,27 @@ class Replica:
             net.unmute()
         for console in self.consoles:
             console.unmute()
+
+    def as_sent(self, port: str, payload: bytes) -> bytes:
+        """What the guest was given, as it came from outside; in the guest's thread."""
+        for net in self.nets:
+            if net.name == port:
+                return net.as_sent(payload)
+        return payload
+
+    def to_guest(self, port: str, payload: bytes) -> bytes:
+        """What came from outside, as the guest must be given it; in the guest's thread."""
+        for net in self.nets:
+            if net.name == port:
+                return net.to_guest(payload)
+        return payload
+
+    def divert(self, hear: Callable[[str, bytes], None] | None) -> None:
+        """While muted, what the guest says goes there instead of nowhere."""
+        for net in self.nets:
+            net.diverted = hear
+        for console in self.consoles:
+            console.diverted = hear
 
     def say(self, port: str, payload: bytes) -> None:
         """What the world may not have heard of another node's guest; ports that we lack are not ours."""

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colo.errors import ProtocolViolation
+from colo.life import Life
 from colo.messages import Packet, RamPages, VmstateSize
 from colo.pages import delta
 from vmm.errors import StateError
@@ -34,6 +35,7 @@ class Stage:
 
     def __init__(self, machine: Machine, image: delta.Bytes, epoch: int) -> None:
         self.epoch = epoch
+        self.life = Life.WAIT
         self.vmstate: VmstateSize | None = None
         self._machine = machine
         self._image = image

@@ -15,6 +15,7 @@ from colo.qmp.schema import (
     Capability,
     ColoExitReason,
     ColoMode,
+    CompareChoice,
     DirtySourceChoice,
     MigrationStatus,
     RunState,
@@ -87,8 +88,8 @@ class NodeStatus:
             failover=schema.FailoverStatus(failover.status.value if failover else "none"),
             policy=self.tunables.policy,
             arbiter=self.arbiter.spec,
-            dirty_source=leading.source.name if leading else "none",
-            dirty_reason=leading.source.why if leading else "nothing is being replicated from here",
+            dirty_source=leading.changes.source.name if leading else "none",
+            dirty_reason=leading.changes.source.why if leading else "nothing is being replicated from here",
             pause_ms=round(last.pause_ms, 3) if last else None,
             pages=last.pages_sent if last else None,
             bytes=last.bytes_sent if last else None,
@@ -106,8 +107,13 @@ class NodeStatus:
             "pause-ms": round(totals.pause_ms, 3),
             "verified": totals.verified,
             "inputs-dropped": totals.inputs_dropped,
+            "divergences": totals.divergences,
             "output-dropped": self.replica.hold.dropped,
         }
+        if isinstance(self.pairing, PrimaryPairing):
+            connection = self.pairing.connection
+            found["link-bytes"] = connection.link.bytes_sent + connection.companion.bytes_sent
+            found |= self.pairing.vm.early.facts()
         return found | {f"because-{reason}": count for reason, count in sorted(totals.reasons.items())}
 
     def migrate_info(self) -> schema.MigrateInfo:
@@ -150,13 +156,14 @@ class NodeStatus:
     def parameters(self) -> schema.Parameters:
         tunables, settings = self.tunables, self.tunables.settings
         return schema.Parameters(
-            x_checkpoint_delay=tunables.checkpoint_delay_ms,
+            x_checkpoint_delay=tunables.rule().delay_ms,
             x_heartbeat_interval=tunables.heartbeat_ms,
             x_heartbeat_silence=tunables.silence_ms,
             x_policy=tunables.policy,
             x_verify=settings.verify,
             x_pause_budget=max(1, round(settings.pause_budget_ms)),
             x_dirty_source=DirtySourceChoice(settings.dirty_source),
+            x_compare=CompareChoice(settings.compare),
         )
 
     def console(self, size_bytes: int) -> bytes:

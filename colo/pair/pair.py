@@ -119,14 +119,15 @@ class Pair:
 
     async def _start_both(self) -> list[PairNode]:
         """Side by side; both or none."""
-        starting = [self._start_node(side, incoming=side != SIDES[0]) for side in SIDES]
-        found = await asyncio.gather(*starting, return_exceptions=True)
-        started = [node for node in found if isinstance(node, PairNode)]
-        for failure in found:
-            if isinstance(failure, BaseException):
-                await asyncio.gather(*(node.stop() for node in started))
-                raise failure
-        return started
+        starting = [asyncio.create_task(self._start_node(side, incoming=side != SIDES[0])) for side in SIDES]
+        try:
+            return await asyncio.gather(*starting)
+        except BaseException:
+            for task in starting:
+                task.cancel()
+            found = await asyncio.gather(*starting, return_exceptions=True)
+            await asyncio.gather(*(node.stop() for node in found if isinstance(node, PairNode)))
+            raise
 
     async def _start_node(self, tap: str, *, incoming: bool) -> PairNode:
         name = f"n{self.state.nodes_started}"

@@ -87,6 +87,11 @@ class DirtySourceChoice(Enum):
     SCAN = "scan"
 
 
+class CompareChoice(Enum):
+    STRICT = "strict"
+    QEMU = "qemu"
+
+
 class ShutdownCause(Enum):
     NONE = "none"
     HOST_ERROR = "host-error"
@@ -195,6 +200,8 @@ class Parameters(Answer, frozen=True, forbid_unknown_fields=True, omit_defaults=
     x_verify: bool
     x_pause_budget: Positive
     x_dirty_source: DirtySourceChoice
+    x_compare: CompareChoice
+    """By whose rules policy ``colo`` compares (:mod:`colo.compare`)."""
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):

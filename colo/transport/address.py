@@ -1,8 +1,9 @@
 """Where a node listens for its peer: ``unix:PATH`` or ``tcp:HOST:PORT``, and sockets to there.
 
-Two connections go to one address: the protocol's and the heartbeat's.  The first eight bytes of each
-say which, in the clear and before TLS, because different code takes each over: asyncio the protocol,
-a thread of its own the heartbeat.  They decide nothing else; the Hello inside says it again.
+Three connections go to one address: the protocol's, the heartbeat's and the companion's.  The first
+eight bytes of each say which, in the clear and before TLS, because different code takes each over:
+asyncio the protocol, a thread of its own the heartbeat, the guest's thread the companion.  They decide
+nothing else; the Hello inside says it again.
 
 A Unix socket has mode 0600 from the instant it exists.  TCP goes with mutual TLS only, which
 :mod:`colo.transport.link` sees to.  Names are resolved by the host's resolver; of several addresses the first
@@ -25,18 +26,23 @@ from colo.errors import NetworkError, PeerLost
 from colo.messages import Channel
 from vmm.errors import ConfigError
 
-PREAMBLES = {Channel.PROTOCOL: b"COLO/P\r\n", Channel.HEARTBEAT: b"COLO/H\r\n"}
+PREAMBLES = {
+    Channel.PROTOCOL: b"COLO/P\r\n",
+    Channel.HEARTBEAT: b"COLO/H\r\n",
+    Channel.COMPANION: b"COLO/C\r\n",
+}
 PREAMBLE_SIZE = 8
 
 UNIX_PATH_MAX = 107
 """Bytes: ``sun_path`` of unix(7) without its final zero."""
 UNIX_BUFFER = 4 << 20
-"""Of an AF_UNIX socket: a batch of pages in one go.  TCP's buffers size themselves, and better."""
+"""Of an AF_UNIX socket: a batch of pages in one go, or some thousand words of the companion.  TCP's
+buffers size themselves, and better."""
 BACKLOG = 64
 BACKLOG_WAIT_S = 0.01
 """Until a place in a full backlog is tried for again."""
 LOW_DELAY = 0x10
-"""IPTOS_LOWDELAY: a queueing host or switch lets heartbeats pass before pages."""
+"""IPTOS_LOWDELAY: a queueing host or switch lets pages wait for heartbeats, and for what clients wait for."""
 
 TCP_FORM = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|([^\[\]:\s]+)):([0-9]{1,5})")
 
@@ -135,13 +141,13 @@ async def read_preamble(made: socket.socket) -> Channel | None:
 
 
 def tune(made: socket.socket, channel: Channel) -> None:
-    """Small frames go at once, large ones in one go, heartbeats before pages."""
+    """Small frames go at once, large ones in one go, pages after everything else."""
     if made.family == socket.AF_UNIX:
-        if channel is Channel.PROTOCOL:
+        if channel is not Channel.HEARTBEAT:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_BUFFER)  # the kernel caps it
         return
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if channel is Channel.HEARTBEAT:
+    if channel is not Channel.PROTOCOL:
         level, name = socket.IPPROTO_IP, socket.IP_TOS
         if made.family == socket.AF_INET6:
             level, name = socket.IPPROTO_IPV6, socket.IPV6_TCLASS

@@ -16,17 +16,16 @@ from __future__ import annotations
 
 import os
 import select
-import socket
-import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 from colo.errors import PeerLost, ProtocolViolation
-from colo.messages import Beat, Channel, Hello, Message, Welcome
-from colo.transport.handshake import INTERVAL_MS_MIN, welcomed
-from colo.transport.wire import BEAT_MAX, GREETING_MAX, Decoder, Encoder
+from colo.messages import Beat
+from colo.transport.frames import AGAIN, CLOSED, FrameSocket, why
+from colo.transport.handshake import INTERVAL_MS_MIN
+from colo.transport.wire import BEAT_MAX
 from vmm.errors import ConfigError
 
 INTERVAL_MS = 50
@@ -38,9 +37,6 @@ READS_MAX = 16
 JOIN_S = 2.0
 """How long close() waits for the thread, which only its own on_lost can hold up."""
 
-CLOSED = "the peer closed the connection"
-_AGAIN = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-
 
 def check_timing(interval_ms: int, silence_ms: int) -> None:
     """ConfigError for beats that no host keeps up, or a silence that one late beat is."""
@@ -49,123 +45,6 @@ def check_timing(interval_ms: int, silence_ms: int) -> None:
             f"heartbeats every {interval_ms} ms, lost after {silence_ms} ms: expected {INTERVAL_MS_MIN} ms or"
             f" more, and a silence of {SILENCE_INTERVALS_MIN} intervals or more"
         )
-
-
-def why(exc: OSError) -> str:
-    """A socket's failure in one line."""
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return f"TLS: the peer's certificate does not do: {exc.verify_message}"
-    if isinstance(exc, ssl.SSLError):
-        return f"TLS: {(exc.reason or str(exc)).replace('_', ' ').lower()}"
-    if isinstance(exc, ConnectionResetError | BrokenPipeError):
-        return "the peer reset the connection"
-    if isinstance(exc, TimeoutError):
-        return "the peer did not answer in time"
-    return exc.strerror or str(exc) or type(exc).__name__
-
-
-class FrameSocket:
-    """Frames over a blocking socket; PeerLost when it fails, FrameError for bytes that are no frame.
-
-    A deadline is a time of :func:`time.monotonic` and holds for the whole call, however slowly the
-    bytes come.
-    """
-
-    __slots__ = ("_decoder", "_encoder", "sock")
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self._encoder = Encoder()
-        self._decoder = Decoder(GREETING_MAX)
-
-    @classmethod
-    def open(
-        cls, sock: socket.socket, context: ssl.SSLContext | None, deadline: float, host: str | None = None
-    ) -> FrameSocket:
-        """With TLS around it, if there is a context; ``host`` is whom the dialling side expects."""
-        if context is None:
-            return cls(sock)
-        try:
-            _limit(sock, deadline)
-            return cls(context.wrap_socket(sock, server_side=host is None, server_hostname=host))
-        except OSError as exc:
-            sock.close()
-            raise PeerLost(why(exc)) from None
-
-    @contextmanager
-    def closed_on_error(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.close()
-            raise
-
-    def send(self, message: Message, deadline: float) -> None:
-        try:
-            _limit(self.sock, deadline)
-            self.sock.sendall(self._encoder.frame(message))
-        except OSError as exc:
-            raise PeerLost(why(exc)) from None
-
-    def receive(self, deadline: float) -> Message:
-        while (message := self._decoder.next()) is None:
-            try:
-                _limit(self.sock, deadline)
-                count = self.sock.recv_into(self._decoder.space())
-            except OSError as exc:
-                raise PeerLost(why(exc)) from None
-            if count == 0:
-                raise PeerLost(CLOSED)
-            self._decoder.filled(count)
-        return message
-
-    def only_beats(self) -> None:
-        """The greeting is over: never wait again, and take nothing longer than a Beat."""
-        self.sock.setblocking(False)
-        self._decoder.limit = BEAT_MAX
-
-    def beat(self, count: int) -> bytearray:
-        return self._encoder.frame(Beat(count))
-
-    def drain(self) -> int:
-        """How many beats have come, reading all there is; PeerLost or FrameError after the last."""
-        beats = 0
-        with suppress(*_AGAIN):
-            for _ in range(READS_MAX):
-                if not (count := self.sock.recv_into(self._decoder.space())):
-                    raise PeerLost(CLOSED)
-                self._decoder.filled(count)
-                while (message := self._decoder.next()) is not None:
-                    if not isinstance(message, Beat):
-                        raise ProtocolViolation(f"expected Beat, the peer sent {type(message).__name__}")
-                    beats += 1
-        return beats
-
-    def close(self) -> None:
-        with suppress(OSError):  # not connected any more: the aim is reached
-            self.sock.shutdown(socket.SHUT_RDWR)
-        self.sock.close()
-
-
-def _limit(sock: socket.socket, deadline: float) -> None:
-    remaining = deadline - time.monotonic()
-    if remaining <= 0:
-        raise TimeoutError
-    sock.settimeout(remaining)
-
-
-def introduce(frames: FrameSocket, hello: Hello, deadline: float) -> Welcome:
-    """The dialling side's half of the greeting; ``hello`` shows the token."""
-    frames.send(hello, deadline)
-    return welcomed(frames.receive(deadline))
-
-
-def examine(frames: FrameSocket, deadline: float) -> Hello:
-    """The listening side's half, up to its answer."""
-    hello = frames.receive(deadline)
-    if not isinstance(hello, Hello) or hello.channel is not Channel.HEARTBEAT:
-        raise ProtocolViolation(f"expected a Hello for heartbeats, the peer sent {type(hello).__name__}")
-    return hello
 
 
 class Heartbeat:
@@ -183,7 +62,7 @@ class Heartbeat:
         silence_ms: int = SILENCE_MS,
     ) -> None:
         check_timing(interval_ms, silence_ms)
-        frames.only_beats()
+        frames.greeted(BEAT_MAX)
         self._frames, self._on_lost = frames, on_lost
         self._interval_s, self._silence_s = interval_ms / 1000, silence_ms / 1000
         self.sent = 0
@@ -284,16 +163,16 @@ class Heartbeat:
     def _send(self) -> None:
         """One beat; none while an earlier one has not left, which a stopped peer brings about."""
         if not self._outgoing:
-            self._outgoing = self._frames.beat(self.sent)
+            self._outgoing = self._frames.encoder.frame(Beat(self.sent))
             self.sent += 1
-        with suppress(*_AGAIN):
+        with suppress(*AGAIN):
             del self._outgoing[: self._frames.sock.send(self._outgoing)]
         now = time.monotonic()
         self._lapsed = self._lapsed or now - self._sent_at >= self._silence_s
         self._sent_at = now
 
     def _listen(self, woke: float) -> None:
-        beats = self._frames.drain()
+        beats = self._drain()
         if beats == 0:
             return
         gap_s = woke - self._heard
@@ -301,3 +180,18 @@ class Heartbeat:
         self.max_gap_ms = max(self.max_gap_ms, gap_s * 1000)
         self.beats += beats
         self._heard, self._forgiven = woke, False
+
+    def _drain(self) -> int:
+        """How many beats have come, reading all there is; PeerLost or FrameError after the last."""
+        sock, decoder = self._frames.sock, self._frames.decoder
+        beats = 0
+        with suppress(*AGAIN):
+            for _ in range(READS_MAX):
+                if not (count := sock.recv_into(decoder.space())):
+                    raise PeerLost(CLOSED)
+                decoder.filled(count)
+                while (message := decoder.next()) is not None:
+                    if not isinstance(message, Beat):
+                        raise ProtocolViolation(f"expected Beat, the peer sent {type(message).__name__}")
+                    beats += 1
+        return beats

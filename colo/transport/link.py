@@ -1,18 +1,11 @@
-"""The Peer over sockets, and the pair of connections that two nodes hold.
-
-::
-
-    dialling node                                    listening node (colo.transport.listener)
-       │  preamble P, [TLS], Hello(protocol) ─────────▶  │  compared: colo.transport.handshake
-       │  ◀──────────────────────────── Welcome(token)   │
-       │  preamble H, [TLS], Hello(heartbeat, token) ─▶  │  another socket, the same node
-       │  ◀──────────────────────────── Welcome(token)   │
-       │  the protocol on the first, Beats on the second │
+"""The Peer over sockets, and the connections that two nodes hold; :mod:`colo.transport.dial` makes them.
 
 :class:`Link` carries the protocol over asyncio: bytes arrive in the decoder's own buffer, a frame is
 written whole, and whoever sends waits while more than a batch of pages has not left.  A
-:class:`Connection` is a link with its heartbeat (:mod:`colo.transport.heartbeat`).  Loss of either
-closes both, so that nothing blocks on a dead peer; everybody who waits gets PeerLost with the first reason.
+:class:`Connection` is a link with its heartbeat (:mod:`colo.transport.heartbeat`) and its companion
+(:mod:`colo.transport.companion`).  Loss of any closes link and heartbeat, so that nothing blocks on a dead
+peer; everybody who waits gets PeerLost with the first reason.  The companion stays until
+:meth:`Connection.close`, because a survivor still reads what came on it, and nobody ever waits on it.
 
 Nothing is retried or sent again here: a connection that broke is over, and failover decides.
 """
@@ -23,25 +16,17 @@ import asyncio
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import cast
 
-from msgspec import structs
-
 from colo.errors import ColoError, FrameError, PeerLost
 from colo.messages import BATCH_MAX, Channel, Dissolve, Hello, Message, Welcome
-from colo.transport import address as addresses
-from colo.transport import handshake, heartbeat
-from colo.transport.address import Address
-from colo.transport.certs import Credentials
-from colo.transport.heartbeat import CLOSED, SILENCE_INTERVALS_MIN, FrameSocket, Heartbeat, why
+from colo.transport.companion import Companion
+from colo.transport.frames import CLOSED, FrameSocket, why
+from colo.transport.heartbeat import SILENCE_INTERVALS_MIN, Heartbeat
 from colo.transport.wire import FRAME_MAX, GREETING_MAX, Decoder, Encoder
-from vmm.errors import ConfigError
 
 UNSENT_MAX = BATCH_MAX
 """Bytes that wait in this process: with more, senders wait."""
@@ -49,9 +34,8 @@ YIELD_BYTES = 64 << 10
 """After a frame this long a sender lets others run, even if the kernel took it at once."""
 FINISH_S = 2.0
 """For the last word to arrive, in good order."""
-DIAL_S = 10.0
 LAST_WORDS_S = 0.003
-"""After the heartbeat's end: a killed peer's last messages are in this host's buffers already."""
+"""After another connection's end: a killed peer's last messages are in this host's buffers already."""
 
 
 class Link(asyncio.BufferedProtocol):
@@ -229,20 +213,29 @@ class Link(asyncio.BufferedProtocol):
 
 
 class Connection:
-    """A link and its heartbeat, which live and die together."""
+    """A link, its heartbeat and its companion, which live and die together.
+
+    The heartbeat's thread begins at once; ``companion`` is for one thread of the caller's.
+    """
 
     def __init__(
-        self, link: Link, frames: FrameSocket, theirs: Hello | Welcome, interval_ms: int, silence_ms: int
+        self,
+        link: Link,
+        beside: dict[Channel, FrameSocket],
+        theirs: Hello | Welcome,
+        interval_ms: int,
+        silence_ms: int,
     ) -> None:
         self.link, self.theirs = link, theirs
         self.lost: str | None = None
-        """Why the peer was lost, from whichever of the two noticed first."""
+        """Why the peer was lost, from whichever of the three noticed first."""
         self._lock = threading.Lock()
         self._closed = False
         self._watcher: Callable[[str], None] | None = None
         # A peer whose beats are slower by its own choice is not dead.
         patience_ms = max(silence_ms, SILENCE_INTERVALS_MIN * theirs.interval_ms)
-        self.heartbeat = Heartbeat(frames, self._heartbeat_lost, interval_ms, patience_ms)
+        self.companion = Companion(beside[Channel.COMPANION], self._beside_lost)
+        self.heartbeat = Heartbeat(beside[Channel.HEARTBEAT], self._beside_lost, interval_ms, patience_ms)
         link.greeted()
         link.on_lost = self._link_lost
         if link.lost is not None:
@@ -260,17 +253,19 @@ class Connection:
             callback(reason)
 
     def close(self, reason: str = "closed here") -> None:
-        """Both, at once, from the loop's thread."""
+        """All, at once, from the loop's thread."""
         with self._lock:
             self._closed = True
         self.link.close(reason)
+        self.companion.close(reason)
         self.heartbeat.close()
 
     async def finish(self) -> None:
-        """Both, after the last word, which beats accompany: the peer hears it before it misses them."""
+        """All, after the last word, which beats accompany: the peer hears it before it misses them."""
         with self._lock:
             self._closed = True
         await self.link.finish()
+        self.companion.close()
         self.heartbeat.close()
 
     def _report(self, reason: str) -> None:
@@ -282,101 +277,11 @@ class Connection:
         if watcher is not None:
             watcher(reason)
 
-    def _heartbeat_lost(self, reason: str) -> None:
-        """A peer that was killed closes both at once, and what it sent before is still to be read."""
+    def _beside_lost(self, reason: str) -> None:
+        """A peer that was killed closes all at once, and what it sent before is still to be read."""
         self._report(reason)
         self.link.close_threadsafe(reason, LAST_WORDS_S)
 
     def _link_lost(self, reason: str) -> None:
         self._report(reason)
         self.heartbeat.close()
-
-
-def tls_context(address: Address, credentials: Credentials | None, dialling: bool) -> ssl.SSLContext | None:
-    """None for a Unix socket; ConfigError for TCP without certificates."""
-    if not address.is_tcp:
-        return None
-    if credentials is None:
-        raise ConfigError(
-            f"{address}: over TCP both nodes need certificates, because a guest's memory passes there; make"
-            " them with colo certs, or use unix:PATH on one host"
-        )
-    return credentials.client if dialling else credentials.server
-
-
-async def dial(
-    address: Address,
-    hello: Hello,
-    credentials: Credentials | None = None,
-    timeout_s: float = DIAL_S,
-    silence_ms: int = heartbeat.SILENCE_MS,
-) -> Connection:
-    """Connect to a listening node, greet it, and start the heartbeat.  One attempt.
-
-    Refused with the other node's reason; PeerLost if it cannot be reached or does not answer in time.
-    """
-    context = tls_context(address, credentials, dialling=True)
-    heartbeat.check_timing(hello.interval_ms, silence_ms)
-    deadline = time.monotonic() + timeout_s
-    try:
-        async with asyncio.timeout(timeout_s):
-            sock = await addresses.connect(address, Channel.PROTOCOL)
-            link = await Link.over(sock, context, address.host)
-            try:
-                mine = structs.replace(hello, channel=Channel.PROTOCOL, token=b"")
-                welcome = await handshake.introduce(link, mine)
-                mine = structs.replace(hello, channel=Channel.HEARTBEAT, token=welcome.token)
-                frames = await _dial_heartbeat(address, link, mine, context, deadline)
-            except BaseException:
-                link.close()
-                raise
-    except TimeoutError:
-        raise PeerLost(f"{address}: no answer within {timeout_s:g} s") from None
-    except PeerLost as exc:
-        # asyncio's TLS hangs up on a certificate it does not accept without saying so to the other end.
-        hint = (
-            "; perhaps it does not accept this node's certificate, which it then reports" if context else ""
-        )
-        raise PeerLost(f"{address}: {exc}{hint}") from None
-    return Connection(link, frames, welcome, hello.interval_ms, silence_ms)
-
-
-async def _dial_heartbeat(
-    address: Address, link: Link, hello: Hello, context: ssl.SSLContext | None, deadline: float
-) -> FrameSocket:
-    """To the very node that welcomed us: a name may have several addresses."""
-    where = address
-    if address.is_tcp:
-        host, port = link.peer_name
-        where = replace(address, host=host, port=port)
-    sock = await addresses.connect(where, Channel.HEARTBEAT)
-
-    def greet() -> FrameSocket:
-        frames = FrameSocket.open(sock, context, deadline, address.host)
-        with frames.closed_on_error():
-            heartbeat.introduce(frames, hello, deadline)
-        return frames
-
-    return await in_thread(sock, greet)
-
-
-async def in_thread(sock: socket.socket, work: Callable[[], FrameSocket]) -> FrameSocket:
-    """Blocking work on ``sock`` in a thread of its own; cancelling shuts the socket, which ends the work.
-
-    Not asyncio's common threads: others may hold those up.
-    """
-    handle = sock.dup()  # TLS takes the socket over, and this stays
-    executor = ThreadPoolExecutor(1, "greeting")
-    future = asyncio.get_running_loop().run_in_executor(executor, work)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        with suppress(OSError):  # not connected any more: the aim is reached
-            handle.shutdown(socket.SHUT_RDWR)
-        await asyncio.wait([future])
-        if future.exception() is None:
-            future.result().close()
-        raise
-    finally:
-        handle.close()
-        executor.shutdown(wait=False)

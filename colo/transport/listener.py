@@ -1,11 +1,12 @@
 """The listening node's half of making a connection: lets peers in, and nobody else.
 
-Whatever connects is given :data:`GREETING_S` for everything up to its heartbeat, and there are
+Whatever connects is given :data:`GREETING_S` for everything up to its last connection, and there are
 :data:`CLIENTS_MAX` of them at most; one that is silent, slow, garbled or without a certificate is
 dropped and counted, and the listener goes on.  A peer that does not fit is told why.
 
-A heartbeat connection shows the token of its protocol connection's Welcome, which is random and good
-for once: without TLS it still cannot be attached to somebody else's pair by mistake.
+A heartbeat's connection and a companion's show the token of their protocol connection's Welcome, which is
+random and good for each of them once: without TLS they still cannot be attached to somebody else's pair
+by mistake.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from pathlib import Path
 from colo.errors import ColoError, PeerLost, ProtocolViolation, Refused
 from colo.messages import Channel, Hello, Refusal, Welcome
 from colo.transport import address as addresses
-from colo.transport import handshake, heartbeat
+from colo.transport import frames, handshake, heartbeat
 from colo.transport.address import Address
 from colo.transport.certs import Credentials
-from colo.transport.heartbeat import FrameSocket, why
-from colo.transport.link import Connection, Link, in_thread, tls_context
+from colo.transport.dial import BESIDE, tls_context
+from colo.transport.frames import FrameSocket, why
+from colo.transport.link import Connection, Link
 
 GREETING_S = 5.0
-"""From connecting to the heartbeat: a few round trips and signatures."""
+"""From connecting to the last of the three: a few round trips and signatures."""
 CLIENTS_MAX = 32
 """Who are being greeted at one time.  More are dropped: each costs a buffer, and some a thread."""
 OUTCOMES_MAX = 8
@@ -35,6 +37,9 @@ OUTCOMES_MAX = 8
 TOKEN_SIZE = 16
 ACCEPT_PAUSE_S = 0.1
 """When the process has no descriptor left, until others end."""
+
+Expected = dict[Channel, "asyncio.Future[FrameSocket]"]
+"""The connections that a peer has yet to make, each good for once."""
 
 
 class Listener:
@@ -61,7 +66,7 @@ class Listener:
         self._context = tls_context(address, credentials, dialling=False)
         self.address = address
         self._socket: socket.socket | None = None
-        self._tokens: dict[bytes, asyncio.Future[FrameSocket]] = {}
+        self._tokens: dict[bytes, Expected] = {}
         self._outcomes: deque[Connection | Refused] = deque()
         self._arrival = asyncio.Event()
         self._closed = False
@@ -85,6 +90,7 @@ class Listener:
                 raise outcome
             if outcome.lost is None:
                 return outcome
+            outcome.close()
             self._turn_away(f"a peer that left again: {outcome.lost}")
 
     async def close(self) -> None:
@@ -146,8 +152,8 @@ class Listener:
                 match await self._preamble(client):
                     case Channel.PROTOCOL:
                         await self._greet_protocol(client)
-                    case Channel.HEARTBEAT:
-                        await self._greet_heartbeat(client, deadline)
+                    case channel:
+                        await self._greet_beside(client, channel, deadline)
         except TimeoutError:
             self._turn_away(f"a client did not end its greeting within {self.greeting_s:g} s")
         except ColoError as exc:
@@ -170,13 +176,14 @@ class Listener:
     async def _greet_protocol(self, client: socket.socket) -> None:
         link = await Link.over(client, self._context)
         token = secrets.token_bytes(TOKEN_SIZE)
-        waiting: asyncio.Future[FrameSocket] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiting: Expected = {channel: loop.create_future() for channel in BESIDE}
         try:
             theirs = await handshake.examine(link, self.mine, self._busy())
-            self._tokens[token] = waiting
+            self._tokens[token] = dict(waiting)
             await link.send(Welcome(self.mine.interval_ms, token))
             link.on_lost = lambda reason: _fail(waiting, reason)
-            frames = await waiting
+            beside = {channel: await future for channel, future in waiting.items()}
         except Refused as exc:
             self._offer(exc)
             await link.finish()
@@ -187,31 +194,31 @@ class Listener:
             raise
         finally:
             self._tokens.pop(token, None)
-        self._offer(Connection(link, frames, theirs, self.mine.interval_ms, self.silence_ms))
+        self._offer(Connection(link, beside, theirs, self.mine.interval_ms, self.silence_ms))
 
-    async def _greet_heartbeat(self, client: socket.socket, deadline: float) -> None:
+    async def _greet_beside(self, client: socket.socket, channel: Channel, deadline: float) -> None:
         if not self._tokens:  # nobody may cost a thread whom nobody announced
             client.close()
-            raise ProtocolViolation("a heartbeat without a protocol connection")
+            raise ProtocolViolation(f"a {channel.value} without a protocol connection")
         waiting: asyncio.Future[FrameSocket] | None = None
 
         def examine() -> FrameSocket:
             nonlocal waiting
-            frames = FrameSocket.open(client, self._context, deadline)
-            with frames.closed_on_error():
-                token = heartbeat.examine(frames, deadline).token
-                waiting = self._tokens.pop(token, None)  # good for once
+            opened = FrameSocket.open(client, self._context, deadline)
+            with opened.closed_on_error():
+                token = frames.examine(opened, channel, deadline).token
+                waiting = self._tokens.get(token, {}).pop(channel, None)
                 if waiting is None:
-                    frames.send(Refusal("this heartbeat belongs to no connection here"), deadline)
-                    raise ProtocolViolation("a heartbeat whose token belongs to no connection")
-                frames.send(Welcome(self.mine.interval_ms, token), deadline)
-            return frames
+                    opened.send(Refusal(f"this {channel.value} belongs to no connection here"), deadline)
+                    raise ProtocolViolation(f"a {channel.value} whose token belongs to no connection")
+                opened.send(Welcome(self.mine.interval_ms, token), deadline)
+            return opened
 
-        frames = await in_thread(client, examine)
+        opened = await frames.in_thread(client, examine)
         if waiting is None or waiting.done():
-            frames.close()
+            opened.close()
         else:
-            waiting.set_result(frames)
+            waiting.set_result(opened)
 
     def _busy(self) -> str | None:
         if any(isinstance(outcome, Connection) and outcome.lost is None for outcome in self._outcomes):
@@ -231,12 +238,14 @@ class Listener:
         self.last_turned_away = reason
 
 
-def _fail(waiting: asyncio.Future[FrameSocket], reason: str) -> None:
-    if not waiting.done():
-        waiting.set_exception(PeerLost(reason))
+def _fail(waiting: Expected, reason: str) -> None:
+    for future in waiting.values():
+        if not future.done():
+            future.set_exception(PeerLost(reason))
 
 
-def _abandon(waiting: asyncio.Future[FrameSocket]) -> None:
-    """The heartbeat may have come just when the greeting was cancelled."""
-    if not waiting.cancel() and not waiting.cancelled() and waiting.exception() is None:
-        waiting.result().close()
+def _abandon(waiting: Expected) -> None:
+    """Some may have come just when the greeting was cancelled."""
+    for future in waiting.values():
+        if not future.cancel() and not future.cancelled() and future.exception() is None:
+            future.result().close()

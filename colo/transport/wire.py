@@ -48,6 +48,8 @@ GREETING_MAX = 256 << 10
 """Until two nodes know each other: a Hello is a configuration and a few texts."""
 BEAT_MAX = 64
 """On the heartbeat channel."""
+COMPANION_MAX = messages.INPUT_MAX + (256 << 10)
+"""On the companion channel: the largest input there is, or some hundred packets."""
 
 SPACE_MIN = 64 << 10
 """A receive call is given at least this much room, so that small frames come many at a time."""
@@ -62,7 +64,15 @@ def _protocol_digest() -> str:
     # vmm.state describes any msgspec declaration, whatever its base.
     kinds = [(kind.__struct_config__.tag, layout(cast("type[State]", kind))) for kind in WORDS]
     channels = ",".join(channel.value for channel in messages.Channel)
-    text = "\n".join([HEADER.format, str(FRAME_MAX), channels, *(f"{tag} {says}" for tag, says in kinds)])
+    text = "\n".join(
+        [
+            HEADER.format,
+            str(FRAME_MAX),
+            str(COMPANION_MAX),
+            channels,
+            *(f"{tag} {says}" for tag, says in kinds),
+        ]
+    )
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

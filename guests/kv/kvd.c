@@ -9,6 +9,8 @@
  *     DIRTY <MiB> <ms>    OK dirty      from now on a second process rewrites one word in every page
  *                                       of that much memory, sleeps that long, and again; 0 0 stops it
  *     BULK <bytes>        that many letters, then a newline
+ *     TAKE <bytes>        TOOK <bytes> <wrong>   after so many bytes, which follow the line at once and
+ *                                       are the letters of BULK; <wrong>: reads that had others
  *     TIME                T <ns>        CLOCK_MONOTONIC: an answer that differs between replicas
  *     PING                PONG
  *     anything else       ERR
@@ -60,6 +62,8 @@ struct connection {
     uint64_t bulk_left;          /* letters still to send before the next line is looked at */
     size_t bulk_at;              /* where in the pattern */
     int newline_due;             /* the one that ends a BULK answer */
+    uint64_t take_bytes, take_left, take_wrong;     /* of TAKE: announced, still to come, not as expected */
+    size_t take_at;              /* where in the pattern */
 };
 
 /* Shared with the process that dirties memory. */
@@ -71,6 +75,7 @@ static uint64_t slots[SLOTS];
 static struct connection connections[CONNECTIONS];
 static struct orders *orders;
 static char pattern[PATTERN_BYTES];
+static char taken[PATTERN_BYTES];               /* what TAKE reads, looked at and forgotten */
 
 static _Noreturn void die(const char *what)
 {
@@ -106,7 +111,35 @@ static int within(int value, int limit)
     return value < 0 ? 0 : value > limit ? limit : value;
 }
 
-/* Answer one line into c->out; BULK leaves most of its answer in bulk_left. */
+static void set_output(struct connection *c)
+{
+    c->out_length = strlen(c->out);
+    c->out_sent = 0;
+}
+
+/* These bytes belong to TAKE: compare them, and answer when they were the last. */
+static void take(struct connection *c, const char *data, size_t length)
+{
+    int wrong = 0;
+    c->take_left -= length;
+    while (length > 0) {
+        size_t part = PATTERN_BYTES - c->take_at;
+        if (part > length)
+            part = length;
+        wrong |= memcmp(data, pattern + c->take_at, part) != 0;
+        c->take_at = (c->take_at + part) % PATTERN_BYTES;
+        data += part;
+        length -= part;
+    }
+    c->take_wrong += (uint64_t)wrong;
+    if (c->take_left > 0)
+        return;
+    snprintf(c->out, ANSWER_BYTES, "TOOK %llu %llu\n", (unsigned long long)c->take_bytes,
+             (unsigned long long)c->take_wrong);
+    set_output(c);
+}
+
+/* Answer one line into c->out; BULK leaves most of its answer in bulk_left, TAKE answers later. */
 static void answer(struct connection *c, const char *line)
 {
     unsigned slot;
@@ -132,6 +165,11 @@ static void answer(struct connection *c, const char *line)
         c->bulk_at = 0;
         c->newline_due = 1;
         out[0] = '\0';
+    } else if (sscanf(line, "TAKE %llu", &value) == 1 && value > 0) {
+        c->take_bytes = c->take_left = value < BULK_LIMIT ? value : BULK_LIMIT;
+        c->take_at = 0;
+        c->take_wrong = 0;
+        out[0] = '\0';
     } else if (strncmp(line, "TIME", 4) == 0) {
         struct timespec now;
         clock_gettime(CLOCK_MONOTONIC, &now);
@@ -140,8 +178,7 @@ static void answer(struct connection *c, const char *line)
     } else {
         strcpy(out, strncmp(line, "PING", 4) == 0 ? "PONG\n" : "ERR\n");
     }
-    c->out_length = strlen(out);
-    c->out_sent = 0;
+    set_output(c);
 }
 
 /* Take the next request out of c->in.  True if there was one: c->out then has (more of) an answer. */
@@ -153,6 +190,9 @@ static int next_request(struct connection *c)
         memcpy(c->out, c->in, used);
         c->out_length = used;
         c->out_sent = 0;
+    } else if (c->take_left > 0) {
+        used = c->in_length < c->take_left ? c->in_length : c->take_left;
+        take(c, c->in, used);
     } else {
         char *end = memchr(c->in, '\n', c->in_length);
         if (end == NULL)
@@ -210,17 +250,30 @@ static void drop(struct connection *c)
     c->fd = -1;
 }
 
+/* Read what is there: what TAKE waits for, or more of a request.  0 when the client is gone. */
+static int read_input(struct connection *c)
+{
+    int takes = c->take_left > 0;               /* nothing of it is in c->in any more */
+    char *into = takes ? taken : c->in + c->in_length;
+    size_t room = takes ? sizeof taken : sizeof c->in - c->in_length;
+    if (takes && room > c->take_left)
+        room = c->take_left;
+    ssize_t got = recv(c->fd, into, room, MSG_DONTWAIT);
+    if (got <= 0)
+        return got < 0 && (errno == EAGAIN || errno == EINTR);
+    if (takes)
+        take(c, taken, (size_t)got);
+    else
+        c->in_length += (size_t)got;
+    return 1;
+}
+
 /* The socket is ready: write, and when nothing waits any more, read and answer. */
 static void serve(struct connection *c, short events)
 {
     int written = flush_output(c);
-    if (written == 1 && (events & (POLLIN | POLLHUP | POLLERR))) {
-        ssize_t got = recv(c->fd, c->in + c->in_length, sizeof c->in - c->in_length, MSG_DONTWAIT);
-        if (got > 0)
-            c->in_length += (size_t)got;
-        else if (got == 0 || (errno != EAGAIN && errno != EINTR))
-            written = -1;
-    }
+    if (written == 1 && (events & (POLLIN | POLLHUP | POLLERR)))
+        written = read_input(c) ? flush_output(c) : -1;
     while (written == 1 && next_request(c))
         written = flush_output(c);
     if (written < 0 || (written == 1 && c->in_length == sizeof c->in))

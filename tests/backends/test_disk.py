@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmm.backends import disk as module
-from vmm.backends.disk import CLUSTER_BYTES, CopyOnWrite, DiskSpec, MemoryDisk, Overlay, RawFile, parse
+from vmm.backends.disk import CLUSTER_BYTES, CopyOnWrite, DiskSpec, MemoryDisk, Overlay, parse
+from vmm.backends.image import DISK_MAX, RawFile
 from vmm.devices.block import SECTOR_BYTES, BlockBackend
 from vmm.errors import BackendError, ConfigError, StateError
 
@@ -231,7 +231,7 @@ def test_memory_disks() -> None:
     blank.write(1, b"\x01" * 512)
     assert blank.read(0, 2) == bytes(512) + b"\x01" * 512
     assert MemoryDisk(b"abc").read(0, 1) == b"abc".ljust(512, b"\0")
-    for size in (0, module.DISK_MAX + 1):
+    for size in (0, DISK_MAX + 1):
         with pytest.raises(BackendError, match="expected 1 byte to 2 TiB"):
             MemoryDisk(size)
     with pytest.raises(BackendError, match="0 bytes"):
@@ -267,7 +267,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_written_suggests_an_overlay() -> None:
     """In a child process that has given up root, where it had it."""
     program = (
-        "import os, sys; from vmm.backends.disk import RawFile\n"
+        "import os, sys; from vmm.backends.image import RawFile\n"
         "if os.geteuid() == 0: os.setgroups([]); os.setuid(65534)\n"
         "try: RawFile(sys.argv[1])\n"
         "except Exception as exc: print(exc)"

@@ -16,18 +16,20 @@ from typing import Any
 import pytest
 
 from tests.devices.virtio_bench import BUFFERS, RINGS, SIZE, bring_up, offer
+from vmm.device import Pieces
 from vmm.devices.virtio_blk import VirtioBlk
 from vmm.devices.virtio_net import VirtioNet
 from vmm.devices.virtio_pci import STATUS_NEEDS_RESET, VirtioPci
-from vmm.devices.virtio_queue import Violation
+from vmm.devices.virtio_queue import CHAIN_MAX, MANY, Violation
 from vmm.devices.virtio_rng import VirtioRng
+from vmm.dma import PieceList
 from vmm.ram import MIB, Ram
 from vmm.state import pack, unpack
 
 SEEDS = range(150)
 FEATURES = 1 << 32 | 1 << 29 | 1 << 28
-ACCESSES_MAX = 40 * SIZE * SIZE
-"""Accesses to memory on one notification: a chain has up to SIZE descriptors, a pass SIZE chains."""
+ACCESSES_MAX = SIZE * (CHAIN_MAX + 40 * SIZE)
+"""Accesses to memory on one notification: a pass has SIZE chains of SIZE descriptors, or long tables."""
 ADDRESSES = (
     0,
     BUFFERS,
@@ -42,6 +44,8 @@ ADDRESSES = (
 )
 LENGTHS = (0, 1, 11, 12, 16, 32, 64, 513, 528, 1536, 16 * 1024, 16 * 1025, 1 << 16, 1 << 20, 0xFFFF_FFFF)
 FLAGS = (0, 1, 1, 2, 2, 3, 4, 5, 6, 7, 0xFFFF)
+TABLE = BUFFERS + 0x8000
+"""Where a long indirect table lies, and some of the pieces that it names."""
 
 
 class CountedRam(Ram):
@@ -61,6 +65,10 @@ class CountedRam(Ram):
         self.accesses += 1
         super().write(address, data)
 
+    def pieces(self, table: bytes) -> PieceList:
+        self.accesses += len(table) // 16
+        return super().pieces(table)
+
 
 class Medium:
     """A disk full of what could be a ring."""
@@ -73,6 +81,14 @@ class Medium:
     def write(self, sector: int, data: bytes | memoryview) -> None:
         assert len(data) % 512 == 0
         assert sector + len(data) // 512 <= self.sectors
+
+    def read_into(self, sector: int, pieces: Pieces) -> None:
+        data = self.read(sector, pieces.size // 512)
+        for view in pieces.views():
+            view[:], data = data[: len(view)], data[len(view) :]
+
+    def write_from(self, sector: int, pieces: Pieces) -> None:
+        self.write(sector, b"".join(pieces.views()))
 
     def flush(self) -> None:
         pass
@@ -129,6 +145,34 @@ def scramble(rng: random.Random, ram: Ram, index: int) -> None:
     ram.write(base + 0x404 + 2 * SIZE, rng.randbytes(2))
 
 
+def long_table(rng: random.Random, ram: Ram, index: int) -> None:
+    """One request with an indirect table that is in order, as Linux makes them, but for what it names."""
+    base, place = RINGS + 0x1000 * index, rng.randrange(SIZE)
+    count = rng.choice((MANY - 1, MANY, 40, 130, CHAIN_MAX))
+    write = rng.random() < 0.5
+    readable = rng.choice((0, count, count // 2)) if rng.random() < 0.1 else count - 1 if write else 1
+    wild = rng.random() < 0.4
+    rows = bytearray()
+    for number in range(count):
+        address = rng.choice(ADDRESSES) if wild and rng.random() < 0.1 else BUFFERS + 512 * rng.randrange(256)
+        length = rng.choice(LENGTHS) if wild and rng.random() < 0.1 else 512
+        if number == 0 and readable:
+            address, length = BUFFERS, rng.choice((16, 16, 16, 528))
+        elif number == count - 1 and readable < count:
+            length = rng.choice((1, 1, 1, 513))
+        flags = (2 if number >= readable else 0) | (1 if number < count - 1 else 0)
+        rows += struct.pack("<QIHH", address, length, flags, number + 1)
+    if wild and rng.random() < 0.3:
+        rows[rng.randrange(len(rows))] = rng.randrange(256)
+    kind = rng.choice((0, 1, 4, 8)) if rng.random() < 0.1 else write
+    ram.write(BUFFERS, struct.pack("<IIQ", kind, 0, rng.choice((0, 5, 3000, 4095))))
+    ram.write(TABLE, rows)
+    ram.write(base + 16 * place, struct.pack("<QIHH", TABLE, len(rows), 4, 0))
+    (available,) = struct.unpack("<H", ram.read(base + 0x402, 2))
+    ram.write(base + 0x404 + 2 * (available % SIZE), place.to_bytes(2, "little"))
+    ram.write(base + 0x402, (available + 1 & 0xFFFF).to_bytes(2, "little"))
+
+
 @pytest.mark.parametrize("name", sorted(DEVICES))
 def test_hostile_rings(name: str) -> None:
     broken = [0] * len(Violation)
@@ -150,7 +194,10 @@ def test_hostile_rings(name: str) -> None:
 def attack(rng: random.Random, ram: CountedRam, device: VirtioPci, seed: int) -> None:
     for _ in range(6):
         index = rng.randrange(len(device.queues))
-        if rng.random() < 0.3:
+        kind = rng.random()
+        if kind < 0.2:
+            long_table(rng, ram, index)
+        elif kind < 0.5:
             offer(
                 ram, index, rng.randbytes(rng.randrange(40)), rng.choice(LENGTHS[1:10]), rng.randrange(SIZE)
             )
@@ -165,6 +212,26 @@ def attack(rng: random.Random, ram: CountedRam, device: VirtioPci, seed: int) ->
     queues: list[Any] = [queue for queue in device.state.queues if queue.broken]
     assert bool(queues) == bool(device.state.status & STATUS_NEEDS_RESET), f"seed {seed}"
     assert violations >= len(queues), f"seed {seed}"
+
+
+@pytest.mark.parametrize("name", sorted(DEVICES))
+def test_long_tables(name: str) -> None:
+    served = 0
+    for seed in SEEDS:
+        rng = random.Random(f"tables {name} {seed}")
+        ram = CountedRam()
+        device = DEVICES[name](ram)
+        for _ in range(4):
+            index = rng.randrange(len(device.queues))
+            if device.state.status != 0xF:
+                bring_up(device, FEATURES)
+            long_table(rng, ram, index)
+            ram.accesses = 0
+            device.notify(4 * index, 2, index)
+            assert ram.accesses <= ACCESSES_MAX, f"seed {seed}: {ram.accesses} accesses"
+        if isinstance(device, VirtioBlk):
+            served += device.state.reads + device.state.writes
+    assert served > len(SEEDS) // 2 or name != "blk", "the tables have become too wild"
 
 
 @pytest.mark.parametrize("name", sorted(DEVICES))

@@ -19,7 +19,8 @@ from colo.messages import Channel, CheckpointRequest, Hello
 from colo.transport import certs, handshake
 from colo.transport.address import Address
 from colo.transport.certs import Credentials
-from colo.transport.link import Connection, Link, dial
+from colo.transport.dial import dial
+from colo.transport.link import Connection, Link
 from colo.transport.listener import Listener
 from vmm.config import PcConfig
 from vmm.state import pack

@@ -21,7 +21,7 @@ from colo.transport import address as addresses
 from colo.transport import certs
 from colo.transport.address import Address
 from colo.transport.certs import Credentials
-from colo.transport.link import dial
+from colo.transport.dial import dial
 from tests.link.support import World, authority, hello, run, shut
 from vmm.errors import ConfigError
 

@@ -15,10 +15,11 @@ from colo.messages import (
     CheckpointRequest,
 )
 from colo.transport.address import Address
-from colo.transport.link import Connection, dial
+from colo.transport.dial import dial
+from colo.transport.link import Connection
 from colo.transport.listener import Listener
 from colo.transport.wire import Encoder
-from tests.link.support import World, hello, run, shut, still_accepts
+from tests.link.support import LIMIT_S, World, hello, run, shut, still_accepts
 from vmm.errors import ConfigError
 
 # Dialling
@@ -63,8 +64,8 @@ def test_dialling_a_listener_that_answers_with_something_else(tmp_path: Path) ->
 
 def test_a_dial_may_be_cancelled_at_any_step(world: World) -> None:
     async def test() -> None:
-        async with world.listener(greeting_s=1.0) as listener:
-            for steps in range(0, 60, 3):
+        async with world.listener(greeting_s=LIMIT_S) as listener:
+            for steps in range(0, 90, 3):
                 dialling = asyncio.create_task(world.dial(listener))
                 for _ in range(steps):
                     await asyncio.sleep(0.0005)

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from colo.messages import Beat, Dissolve
-from colo.transport.heartbeat import FrameSocket, Heartbeat, check_timing
+from colo.transport.frames import FrameSocket
+from colo.transport.heartbeat import Heartbeat, check_timing
 from colo.transport.wire import Encoder
 from tests.link.support import LIMIT_S, PATIENT_MS, World, hello, run, until
 from vmm.errors import ConfigError
@@ -234,6 +235,8 @@ def beside_a_process(silence_ms: int = PATIENT_MS) -> Iterator[tuple[Heartbeat, 
     with process(theirs, 20, 1500) as child:
         beat = Heartbeat(FrameSocket(ours), loss, 20, PATIENT_MS)
         try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "beating\n"
             run(until(lambda: beat.beats > 3))
             beat.set_timing(20, silence_ms)
             yield beat, loss, child
@@ -281,7 +284,10 @@ def test_two_processes_that_were_stopped_together_go_on() -> None:
             ages.append(clock.sent)
             run(until(lambda: clock.sent > ages[-1] + beats))
 
-        pause(100)  # both have started
+        for child in (first, second):
+            assert child.stdout is not None
+            assert child.stdout.readline() == "beating\n"
+        pause(20)
         for child in (first, second):
             child.send_signal(signal.SIGSTOP)
         pause(220)

@@ -4,28 +4,73 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
-from colo.errors import ColoError, PeerLost
-from colo.messages import (
-    Channel,
-    CheckpointRequest,
-)
+from colo.errors import ColoError, PeerLost, Refused
+from colo.messages import Channel, CheckpointRequest, Said, Welcome
 from colo.transport import address as addresses
-from colo.transport import handshake
-from colo.transport.address import Address
-from colo.transport.link import Link
-from colo.transport.listener import CLIENTS_MAX
-from colo.transport.wire import Decoder, Encoder
-from tests.link.support import World, closed, hello, lost, raw, run, shut, still_accepts, until
+from colo.transport import frames, handshake
+from colo.transport.dial import BESIDE
+from colo.transport.frames import FrameSocket
+from colo.transport.link import Connection, Link
+from colo.transport.listener import CLIENTS_MAX, Listener
+from colo.transport.wire import Encoder
+from tests.link.support import (
+    LIMIT_S,
+    PATIENT_MS,
+    World,
+    closed,
+    hello,
+    lost,
+    raw,
+    run,
+    shut,
+    still_accepts,
+    until,
+)
+
+
+async def half_way(world: World, listener: Listener) -> tuple[Link, bytes]:
+    """A peer that was welcomed, and its token; it made no other connection yet."""
+    sock = await addresses.connect(listener.address, Channel.PROTOCOL)
+    link = await Link.over(sock, world.credentials.client if world.credentials else None, "localhost")
+    return link, (await handshake.introduce(link, hello())).token
+
+
+async def connect_beside(
+    world: World, listener: Listener, channel: Channel, token: bytes, says: Channel | None = None
+) -> FrameSocket:
+    """As a dialling node makes its other connections."""
+    sock = await addresses.connect(listener.address, channel)
+    deadline = time.monotonic() + LIMIT_S
+
+    def greet() -> FrameSocket:
+        context = world.credentials.client if world.credentials else None
+        opened = FrameSocket.open(sock, context, deadline, "localhost")
+        with opened.closed_on_error():
+            frames.introduce(opened, hello(channel=says or channel, token=token), deadline)
+        return opened
+
+    return await frames.in_thread(sock, greet)
+
+
+async def closed_frames(opened: FrameSocket) -> bool:
+    """Waits for the other end to close it."""
+
+    def read() -> bool:
+        with opened.sock, suppress(ConnectionResetError):
+            return not opened.sock.recv(65536)
+        return True
+
+    return await asyncio.to_thread(read)
 
 
 def test_a_listener_survives_bad_clients(world: World) -> None:
     frame = bytes(Encoder().frame(hello()))
-    protocol, beats = addresses.PREAMBLES[Channel.PROTOCOL], addresses.PREAMBLES[Channel.HEARTBEAT]
+    protocol, beats, companion = (addresses.PREAMBLES[channel] for channel in Channel)
     bad = [
         b"GET / HTTP/1.1\r\n\r\n",
         protocol + b"\0" * 100,
@@ -36,6 +81,8 @@ def test_a_listener_survives_bad_clients(world: World) -> None:
         protocol + bytes(Encoder().frame(hello(channel=Channel.HEARTBEAT))),
         beats + frame,
         beats + b"\0" * 100,
+        companion + frame,
+        companion + bytes(Encoder().frame(hello(channel=Channel.HEARTBEAT))),
     ]
 
     async def test() -> None:
@@ -109,38 +156,86 @@ def test_more_clients_than_are_greeted_at_once_are_dropped(world: World) -> None
     run(test())
 
 
-def test_a_peer_without_heartbeat_is_dropped(world: World) -> None:
+@pytest.mark.parametrize("made", [(), (Channel.HEARTBEAT,), (Channel.COMPANION,)], ids=str)
+def test_a_peer_that_does_not_make_every_connection_is_dropped(
+    world: World, made: tuple[Channel, ...]
+) -> None:
     async def test() -> None:
         async with world.listener(greeting_s=0.5) as listener:
-            sock = await addresses.connect(listener.address, Channel.PROTOCOL)
-            context = world.credentials.client if world.credentials else None
-            link = await Link.over(sock, context, "localhost")
-            await handshake.introduce(link, hello())
+            link, token = await half_way(world, listener)
+            beside = [await connect_beside(world, listener, channel, token) for channel in made]
             assert await lost(link)
             await link.wait_closed()
-            assert "within 0.5 s" in listener.last_turned_away
+            for each in beside:
+                assert await closed_frames(each)
+            await until(lambda: "within 0.5 s" in listener.last_turned_away)
+            assert not listener._tokens
             await still_accepts(world, listener)
 
     run(test())
 
 
-def test_a_heartbeat_with_another_token_is_refused(tmp_path: Path) -> None:
+def test_the_connections_may_come_in_any_order(world: World) -> None:
     async def test() -> None:
-        world = World(Address.parse(f"unix:{tmp_path}/s"), None)
+        async with world.listener() as listener:
+            link, token = await half_way(world, listener)
+            beside = {
+                channel: await connect_beside(world, listener, channel, token) for channel in reversed(BESIDE)
+            }
+            far = await listener.accept()
+            near = Connection(link, beside, Welcome(50, token), 50, PATIENT_MS)
+            assert near.companion.send(Said(1, []))
+            await until(lambda: far.companion.receive() == Said(1, []))
+            await until(lambda: far.heartbeat.beats and near.heartbeat.beats)
+            await shut(near, far)
+
+    run(test())
+
+
+@pytest.mark.parametrize("channel", BESIDE, ids=str)
+def test_a_token_is_good_for_each_connection_once(world: World, channel: Channel) -> None:
+    async def test() -> None:
         async with world.listener(greeting_s=1.0) as listener:
-            client = await raw(listener, addresses.PREAMBLES[Channel.PROTOCOL] + Encoder().frame(hello()))
-            await until(lambda: listener._tokens)
-            intruder = await raw(listener, addresses.PREAMBLES[Channel.HEARTBEAT])
-            shown = Encoder().frame(hello(channel=Channel.HEARTBEAT, token=bytes(16)))
-            loop, decoder = asyncio.get_running_loop(), Decoder()
-            await loop.sock_sendall(intruder, shown)
-            while (said := decoder.next()) is None:
-                decoder.feed(await loop.sock_recv(intruder, 1000))
-            assert "belongs to no connection" in str(said)
-            assert await closed(intruder)
-            assert await closed(client)
-            client.close()
-            intruder.close()
+            link, token = await half_way(world, listener)
+            first = await connect_beside(world, listener, channel, token)
+            with pytest.raises(Refused, match=f"this {channel.value} belongs to no connection here"):
+                await connect_beside(world, listener, channel, token)
+            expected = f"a {channel.value} whose token belongs to no connection"
+            await until(lambda: listener.last_turned_away == expected)
+            link.close()
+            assert await closed_frames(first)
+            await still_accepts(world, listener)
+
+    run(test())
+
+
+@pytest.mark.parametrize("channel", BESIDE, ids=str)
+def test_a_connection_with_another_token_is_refused(world: World, channel: Channel) -> None:
+    async def test() -> None:
+        async with world.listener(greeting_s=1.0) as listener:
+            link, _ = await half_way(world, listener)
+            with pytest.raises(Refused, match=f"this {channel.value} belongs to no connection here"):
+                await connect_beside(world, listener, channel, bytes(16))
+            assert await lost(link)
+            await link.wait_closed()
+            await still_accepts(world, listener)
+
+    run(test())
+
+
+@pytest.mark.parametrize("channel", BESIDE, ids=str)
+def test_a_connection_that_says_it_is_another_is_dropped(world: World, channel: Channel) -> None:
+    """The Hello must say what the preamble said."""
+
+    async def test() -> None:
+        async with world.listener() as listener:
+            link, token = await half_way(world, listener)
+            (other,) = set(BESIDE) - {channel}
+            with pytest.raises(PeerLost):
+                await connect_beside(world, listener, channel, token, says=other)
+            expected = f"expected a Hello for {channel.value}, the peer sent one for {other.value}"
+            await until(lambda: listener.last_turned_away == expected)
+            link.close()
             await still_accepts(world, listener)
 
     run(test())

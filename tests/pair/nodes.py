@@ -50,7 +50,11 @@ _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(PRELOADED)
 
 
-def _node(log: str, words: list[str]) -> None:
+def no_mischief() -> None:
+    """What tests do to most nodes from inside (:mod:`tests.pair.mischief`)."""
+
+
+def _node(log: str, words: list[str], mischief: Callable[[], None]) -> None:
     """In the new process."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no node outlives its test
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -58,25 +62,31 @@ def _node(log: str, words: list[str]) -> None:
     os.dup2(descriptor, 2)
     os.close(descriptor)
     faulthandler.register(STACKS)
+    mischief()
     from colo import cli
 
     sys.exit(cli.main(words))
 
 
 def until(
-    happened: Callable[[], object], what: str = "a condition does not come true", limit_s: float = LIMIT_S
+    happened: Callable[[], object],
+    what: str | Callable[[], str] = "a condition does not come true",
+    limit_s: float = LIMIT_S,
 ) -> None:
-    """Returns when it has."""
+    """Returns when it has; ``what`` is wrong, or says so then, when it has not."""
     deadline = time.monotonic() + limit_s
     while not happened():
-        assert time.monotonic() < deadline, f"{limit_s:g} s passed: {what}"
+        late = time.monotonic() >= deadline
+        assert not late, f"{limit_s:g} s passed: {what if isinstance(what, str) else what()}"
         time.sleep(LOOK_S)
 
 
 class Node:
     """A started node.  Files of its name in ``place`` have its console, log and trace."""
 
-    def __init__(self, place: Path, name: str, words: tuple[str, ...]) -> None:
+    def __init__(
+        self, place: Path, name: str, words: tuple[str, ...], mischief: Callable[[], None] = no_mischief
+    ) -> None:
         self.name = name
         self.qmp = place / f"{name}.qmp"
         self.link = Address.parse(f"unix:{place / f'{name}.link'}")
@@ -84,7 +94,7 @@ class Node:
         own = ["--name", name, "--qmp", str(self.qmp), "--console", str(self._console)]
         own += ["--trace", str(self._trace)]
         self.process: BaseProcess = _server.Process(
-            target=_node, args=(str(self._log), ["node", *words, *own]), name=name, daemon=True
+            target=_node, args=(str(self._log), ["node", *words, *own], mischief), name=name, daemon=True
         )
         self.process.start()
         self._client: Client | None = None
@@ -205,16 +215,29 @@ class Bench:
         self.arbiter = place / "arbiter"
         self.arbiter.mkdir()
 
-    def start(self, name: str, *words: str, guest: tuple[str, ...] = COUNTER) -> Node:
+    def start(
+        self,
+        name: str,
+        *words: str,
+        guest: tuple[str, ...] = COUNTER,
+        mischief: Callable[[], None] = no_mischief,
+    ) -> Node:
         """Started, and not waited for.  Words that are given twice count the last time."""
         fixed = (*guest, *TIMING, "--pair", "p", "--arbiter", f"file:{self.arbiter}")
-        node = Node(self.place, name, (*fixed, *words))
+        node = Node(self.place, name, (*fixed, *words), mischief)
         self.nodes[name] = node
         return node
 
-    def incoming(self, name: str, *words: str, guest: tuple[str, ...] = COUNTER) -> Node:
+    def incoming(
+        self,
+        name: str,
+        *words: str,
+        guest: tuple[str, ...] = COUNTER,
+        mischief: Callable[[], None] = no_mischief,
+    ) -> Node:
         """A secondary at its own Unix socket."""
-        return self.start(name, "--incoming", f"unix:{self.place / f'{name}.link'}", *words, guest=guest)
+        words = ("--incoming", f"unix:{self.place / f'{name}.link'}", *words)
+        return self.start(name, *words, guest=guest, mischief=mischief)
 
     def relay(self, target: Node, name: str = "r") -> Relay:
         relay = Relay(Address.parse(f"unix:{self.place / name}"), target.link)
@@ -226,6 +249,30 @@ class Bench:
         primary, secondary = self.start("a", *words, guest=guest), self.incoming("b", *words, guest=guest)
         primary.ready()
         return primary, secondary.ready(), self.relay(secondary)
+
+    def joined(self, *words: str, guest: tuple[str, ...] = COUNTER) -> tuple[Node, Node]:
+        """In COLO state, without a relay: what the primary's kernel took is in the secondary's queue."""
+        primary, secondary = self.start("a", *words, guest=guest), self.incoming("b", *words, guest=guest)
+        primary.ready()
+        protect(primary, secondary.ready().link)
+        return primary, secondary
+
+    def secured(
+        self,
+        certificates: Path,
+        *words: str,
+        guest: tuple[str, ...] = COUNTER,
+        mischief: Callable[[], None] = no_mischief,
+    ) -> tuple[Node, Node, Relay]:
+        """In COLO state over TLS.  The secondary's own certificate has the name that is dialled."""
+        words = ("--certs", str(certificates), *words)
+        primary = self.start("a", *words, guest=guest, mischief=mischief)
+        secondary = self.start("localhost", *words, "--incoming", "tcp:localhost:0", guest=guest)
+        primary.ready()
+        relay = Relay(Address(host="localhost"), Address.parse(secondary.ready().listens()), opaque=True)
+        self.relays.append(relay)
+        protect(primary, relay.address)
+        return primary, secondary, relay
 
     def pair(self, *words: str, guest: tuple[str, ...] = COUNTER) -> tuple[Node, Node, Relay]:
         """In COLO state."""

@@ -1,7 +1,7 @@
 """The world between two nodes: a relay that sees every word pass, and does to it what a test says.
 
-The primary dials the relay, the relay dials the secondary, for the protocol's connection and for the
-heartbeat's; the preamble says which is which.  Frames of the protocol are taken apart with the
+The primary dials the relay, the relay dials the secondary, for the protocol's connection, the heartbeat's
+and the companion's; the preamble says which is which.  Frames of the protocol are taken apart with the
 project's own decoder, so that a test can act at an exact word: when the relay has a frame, its sender
 has said it and its receiver has not heard it.  Behind TLS there are bytes only, and a test counts them.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -97,7 +97,7 @@ class Relay:
         self.watch: Callable[[Direction, int], None] = lambda direction, passed: None
         """Told before a chunk of the protocol is forwarded how many bytes have passed with it."""
         self._opaque = opaque
-        self._cut: set[Direction] = set()
+        self._cut: set[tuple[Direction, Channel]] = set()
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
         self._sockets: list[socket.socket] = []
@@ -106,9 +106,9 @@ class Relay:
 
     # For tests, from any thread
 
-    def cut(self, *directions: Direction) -> None:
+    def cut(self, *directions: Direction, channels: Iterable[Channel] = Channel) -> None:
         """From here on nothing arrives; nobody is told."""
-        self._cut |= set(directions or BOTH)
+        self._cut |= {(each, channel) for each in directions or BOTH for channel in channels}
 
     def mend(self) -> None:
         """New connections pass again; what was cut stays so, because bytes are missing."""
@@ -188,7 +188,7 @@ class Relay:
             while data := flow.source.recv(CHUNK):
                 for piece in self._changed(flow, data):
                     self._pass(flow, piece)
-        if flow.direction not in self._cut:
+        if (flow.direction, flow.channel) not in self._cut:
             with suppress(OSError):  # gone as well
                 flow.sink.shutdown(socket.SHUT_WR)
 
@@ -209,7 +209,7 @@ class Relay:
     def _pass(self, flow: Flow, data: bytes) -> None:
         if self.bytes_per_s is not None and flow.direction is TO_SECONDARY:
             self._closing.wait(len(data) / self.bytes_per_s)
-        if flow.direction not in self._cut:
+        if (flow.direction, flow.channel) not in self._cut:
             flow.sink.sendall(data)
 
 

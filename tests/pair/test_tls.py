@@ -5,44 +5,25 @@
 
 from __future__ import annotations
 
+import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from colo.transport.address import Address
-from tests.cli.command import colo
+from tests.network.support import needs_root
 from tests.pair.history import last, repeated, text
-from tests.pair.nodes import LIMIT_S, Bench, Node, protect, until
+from tests.pair.nodes import LIMIT_S, Bench, Node, until
 from tests.pair.relay import TO_PRIMARY, TO_SECONDARY, Direction, Relay
+from tests.pair.service import POLICIES, Service
 from tests.pair.test_kill import survives
-
-HOSTS = ("a", "b", "localhost")
-"""Names of the nodes, and the name by which the secondary is reached."""
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("certificates")
-    words = [word for host in HOSTS for word in ("--host", host)]
-    done = colo("certs", directory, *words)
-    assert done.status == 0, done.err
-    return directory
 
 
 @pytest.fixture
 def pair(bench: Bench, certificates: Path) -> tuple[Node, Node, Relay]:
-    """In COLO state over TLS.  The secondary's own certificate has the name that is dialled."""
-    certs = ("--certs", str(certificates))
-    primary = bench.start("a", *certs)
-    secondary = bench.start("localhost", *certs, "--incoming", "tcp:localhost:0")
-    primary.ready()
-    secondary.ready()
-    target = Address.parse(secondary.listens())
-    relay = Relay(Address(host="localhost"), target, opaque=True)
-    bench.relays.append(relay)
-    protect(primary, relay.address)
-    return primary, secondary, relay
+    return bench.secured(certificates)
 
 
 class Count:
@@ -97,3 +78,19 @@ def test_tcp_without_certificates_is_refused(bench: Bench) -> None:
     assert "certificates" in primary.execute("query-migrate")["error-desc"]
     before = last(primary.said)
     until(lambda: last(primary.said) > before)
+
+
+@needs_root
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("victim", ["a", "localhost"])
+def test_clients_of_a_pair_on_two_hosts(
+    serve: Callable[[str], Service], certificates: Path, policy: str, victim: str
+) -> None:
+    """What the kernel took is not held yet: output waits until the other node says that it has the log."""
+    choice = random.Random(len(policy))
+    service = serve("redis")
+    service.secured(certificates, *POLICIES[policy])
+    service.clients(4)
+    service.a_while(choice)
+    service.bench.nodes[victim].kill()
+    service.is_whole()

@@ -6,18 +6,22 @@ pages are held to it.  That the comparison itself sees something is shown by a p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from msgspec import structs
 
 from colo.messages import RamPages
 from colo.transport.wire import HEADER, Encoder
+from tests.network.support import needs_root
+from tests.pair.history import last, repeated
 from tests.pair.nodes import COUNTER, LIMIT_S, Bench, until
 from tests.pair.relay import Moment, Passing
+from tests.pair.service import POLICIES, Service
 
 BUSY = (*COUNTER[:2], "--append", "mib=10 ms=1", "--ram", "16")
 EPOCHS = 25
+ROUNDS = 4
 
 
 @pytest.mark.parametrize("source", ["kernel", "scan"])
@@ -59,3 +63,38 @@ def test_a_page_that_is_another_one_is_noticed(bench: Bench) -> None:
     assert ended["ending"] == "nothing", "a machine that is nobody's copy took over"
     assert "the primary was" in ended["reason"]
     assert primary.status == "running"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("source", ["kernel", "scan"])
+def test_what_a_living_secondary_wrote_is_taken_back(bench: Bench, policy: str, source: str) -> None:
+    """Its guest rewrites the same RAM between checkpoints; installing one must leave nothing of that."""
+    primary, secondary = bench.joined(*POLICIES[policy], "--verify", "--dirty-source", source, guest=BUSY)
+    facts = primary.facts
+    if source == "kernel" and facts["dirty-source"] != "kernel":
+        pytest.skip(facts["dirty-reason"])
+    for _ in range(ROUNDS):
+        before = last(primary.said)
+        until(lambda before=before: last(primary.said) > before)  # type: ignore[misc]
+        primary.execute("x-colo-checkpoint")
+    assert primary.facts["statistics"]["verified"] >= ROUNDS
+    assert secondary.facts["statistics"]["verified"] >= ROUNDS
+    assert primary.migration == "colo"
+    primary.kill()
+    before = last(primary.said)
+    until(lambda: last(secondary.said) > before + 2)
+    repeated(primary.said, secondary.said)
+
+
+@needs_root
+@pytest.mark.parametrize("policy", POLICIES)
+def test_linux_is_the_same_after_every_checkpoint(serve: Callable[[str], Service], policy: str) -> None:
+    service = serve("redis")
+    primary, secondary = service.pair(*POLICIES[policy], "--verify")
+    service.clients(4)
+    for _ in range(ROUNDS):
+        service.crowd.go_on(1)
+        primary.execute("x-colo-checkpoint")
+    assert secondary.facts["statistics"]["verified"] >= ROUNDS
+    primary.kill()
+    service.is_whole()

@@ -14,6 +14,8 @@ SYNCHRONISED = 100
 FAULTS_MAX = 7
 CHAINS, CHAIN_MAX = 0.25, 6
 """The share of plans that are chains, and how many faults one has."""
+LATE = 0.15
+"""The share of those in which a secondary that stands still loses its primary."""
 
 
 class Fault(Enum):
@@ -33,9 +35,16 @@ class Fault(Enum):
     """This node says something that the protocol does not expect there: that it is told to quit."""
     COMMAND = "x-colo-lost-heartbeat"
     LAST_WORDS = "kill -9 between two words"
-    """Dies after so many more words were heard of it, in the middle of a release."""
+    """Dies after so many more pieces were heard of it: between a release, or a log, and the next saying."""
+    GASP = "SIGSTOP between two words"
+    """The same, but it stands still for a while and then says what it was about to say."""
     ARBITER = "arbiter out of reach"
     POWER_OFF = "guest powers off"
+    SNAP = "companion lost"
+    """The connection between the guests' threads, and no other."""
+    SWITCH = "another policy"
+    FLIP = "a bit flips"
+    """In a secondary's guest that follows or runs; a second fault before that is mended is one too many."""
 
 
 class Event(NamedTuple):
@@ -50,7 +59,13 @@ class Event(NamedTuple):
 
 Plan = tuple[Event, ...]
 
-LENGTHS = {Fault.PAUSE: (5, 600), Fault.ARBITER: (10, 200), Fault.LAST_WORDS: (0, 5)}
+LENGTHS = {
+    Fault.PAUSE: (5, 600),
+    Fault.ARBITER: (10, 200),
+    Fault.LAST_WORDS: (0, 5),
+    Fault.GASP: (0, 5),
+    Fault.FLIP: (0, 1 << 16),
+}
 FATAL = (Fault.KILL, Fault.KILL, Fault.VANISH, Fault.LAST_WORDS, Fault.PAUSE, Fault.CUT)
 WEIGHTS = {
     Fault.KILL: 6,
@@ -64,13 +79,21 @@ WEIGHTS = {
     Fault.LAST_WORDS: 4,
     Fault.ARBITER: 3,
     Fault.POWER_OFF: 1,
+    Fault.GASP: 4,
+    Fault.SNAP: 2,
+    Fault.SWITCH: 3,
 }
+MILD = (Fault.FLIP, Fault.FLIP, Fault.SWITCH)
+"""What no node ends by."""
 
 
 def random_plan(rng: Random) -> Plan:
-    """A few faults, often close together, for two at once are worth more than two apart; or a chain."""
-    if rng.random() < CHAINS:
+    """A few faults, often close together, for two at once are worth more than two apart; or a pattern."""
+    kind = rng.random()
+    if kind < CHAINS:
         return _chain(rng)
+    if kind < CHAINS + LATE:
+        return _late(rng)
     events, step = [], rng.choice((rng.randrange(SYNCHRONISED), rng.randrange(HORIZON // 2)))
     for _ in range(rng.randint(1, FAULTS_MAX)):
         events.append(_event(rng, step, rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]))
@@ -78,10 +101,23 @@ def random_plan(rng: Random) -> Plan:
     return tuple(event for event in events if event.step < HORIZON)
 
 
+def mild_plan(rng: Random) -> Plan:
+    """Bits flip and policies change, each when what came before may be mended."""
+    steps = itertools.accumulate(rng.randint(60, 400) for _ in range(rng.randint(1, CHAIN_MAX)))
+    return tuple(_event(rng, step, rng.choice(MILD), "secondary") for step in steps)
+
+
 def _chain(rng: Random) -> Plan:
     """One primary after another is lost, each when it may have a secondary again."""
     steps = itertools.accumulate(rng.randint(60, 350) for _ in range(rng.randint(2, CHAIN_MAX)))
     return tuple(_event(rng, step, rng.choice(FATAL), "primary") for step in steps)
+
+
+def _late(rng: Random) -> Plan:
+    """The secondary stands still, the primary is lost meanwhile: what it said early nobody has looked at."""
+    step = rng.randrange(HORIZON // 2)
+    pause = Event(step, Fault.PAUSE, "secondary", rng.randint(20, 80))
+    return pause, _event(rng, step + rng.randrange(1, pause.length), rng.choice(FATAL), "primary")
 
 
 def _event(rng: Random, step: int, fault: Fault, who: str = "") -> Event:

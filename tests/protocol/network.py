@@ -47,7 +47,7 @@ def always() -> bool:
 class Pipe:
     """One direction of a connection."""
 
-    __slots__ = ("cut", "eof", "flying", "landed")
+    __slots__ = ("cut", "deaf", "eof", "flying", "landed")
 
     def __init__(self) -> None:
         self.flying: deque[Message | None] = deque()
@@ -56,13 +56,15 @@ class Pipe:
         self.eof = False
         """The end of the file has landed."""
         self.cut = False
+        self.deaf = False
+        """Nobody is there any more: what lands is lost."""
 
     def land(self) -> Message | None:
         """The oldest thing that flies arrives."""
         message = self.flying.popleft()
         if message is None:
             self.eof = True
-        else:
+        elif not self.deaf:
             self.landed.append(message)
         return message
 

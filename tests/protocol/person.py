@@ -13,7 +13,7 @@ from tests.protocol.network import Until, always
 from tests.protocol.nodes import Node, Pairing
 
 
-@dataclass
+@dataclass(eq=False)
 class Order:
     """A command that a node carries out beside the protocol."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from colo.failover import FailoverStatus
 from tests.protocol.nodes import Pairing
-from tests.protocol.toy_machine import ToySecondary
+from tests.protocol.toy_secondary import ToySecondary
 
 if TYPE_CHECKING:
     from tests.protocol.world import World
@@ -25,6 +25,8 @@ def is_settled(world: World) -> bool:
         return False
     if world.powers_off and world.master().machine.guest.registers.ended:
         return not _pairings(world)
+    if any(node.machine.flipped for node in world.nodes if node.pairing is not None):
+        return False
     if any(pairing.half.epoch < world.parts.epochs for pairing in _pairings(world)):
         return False
     return not _is_service_due(world) or all(
@@ -47,8 +49,8 @@ def _must_end(pairing: Pairing) -> bool:
     """The peer is gone, or is taken for gone."""
     gone = pairing.other.pairing is None or pairing.other.pairing.number != pairing.number
     asked = pairing.half.failover.status is not FailoverStatus.NONE
-    end = pairing.end
-    return gone or asked or end.closed or end.into.eof or end.into.cut or end.out.cut
+    end, lost = pairing.end, pairing.companion.lost is not None
+    return gone or asked or lost or end.closed or end.into.eof or end.into.cut or end.out.cut
 
 
 def _is_service_due(world: World) -> bool:

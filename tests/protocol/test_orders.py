@@ -26,10 +26,13 @@ from colo.messages import (
     VmstateSend,
 )
 from colo.peer import Peer, expect
+from tests.protocol.faults import Fault
 from tests.protocol.network import Until, always
-from tests.protocol.nodes import Parts
+from tests.protocol.nodes import BRIEF, Parts, parts
 from tests.protocol.simulator import Failure, Simulator
-from tests.protocol.toy_machine import ToyPrimary, ToySecondary, ToyStage
+from tests.protocol.toy_pages import ToyStage
+from tests.protocol.toy_primary import ToyPrimary
+from tests.protocol.toy_secondary import ToySecondary
 
 SEEDS = 1200
 """A plant that is not seen in so many random worlds is not seen."""
@@ -49,7 +52,7 @@ def _checkpoint(order: str) -> Callable[[Any, Peer, int], Any]:
         captured = vm.capture(epoch)
         if order == "release before the pages":
             vm.commit(epoch)
-        await peer.send(VmstateSend(epoch))
+        await peer.send(VmstateSend(epoch, captured.life))
         await primary._send_pages(peer, epoch, captured.batches())
         if order != "promise after sending":
             vm.promised()
@@ -131,7 +134,7 @@ class InstallsBeforeSeal(ToySecondary):
                 super().write(page, data)
                 ram[page] = data
 
-        return Through(ram, epoch)
+        return Through(self.image, epoch)
 
 
 class TakesOverUnsealed(ToySecondary):
@@ -299,19 +302,18 @@ PLANTS: dict[str, tuple[Patch, set[str]]] = {
     "has_sealed is cleared": (_halves(ForgetsItSealed), {SERVES}),
     "nothing is said again": (_halves(SaysNothingAgain), {ONE_HISTORY}),
     "install is broken off": (_halves(BreaksOffInstalling), {ONE_HISTORY, WHOLE}),
-    "a secondary with nothing asks, too": (_stands, {NEVER_SEALED}),
+    "a secondary with nothing asks, too": (_stands, {NEVER_SEALED, ONE_SPEAKER}),
     "a loser goes on": (_halves(GoesOnAnyway), {ONE_SPEAKER, ONE_HISTORY}),
     "thaw before winning": (_thaws, {SILENT, ONE_SPEAKER}),
     "nobody asks the arbiter": (_answers(True, when_asked=False), {ONE_SPEAKER, SILENT}),
     "no answer taken for yes": (_answers(True, when_asked=True), {ONE_SPEAKER, SILENT}),
     "no answer taken for no": (_answers(False, when_asked=True), {SERVES}),
-    "a request before guard is forgotten": (_guards_late, {SERVES}),
 }
 
 
-def failures(parts: Parts, arbiter: str = "memory") -> Iterator[Failure]:
+def failures(made: Parts, arbiter: str = "memory") -> Iterator[Failure]:
     """Random worlds with these parts, as far as they end in a violation."""
-    simulator = Simulator(parts, arbiter)
+    simulator = Simulator(made, arbiter)
     for seed in range(SEEDS):
         try:
             simulator.random(seed)
@@ -326,6 +328,14 @@ def test_a_planted_mistake_is_caught(name: str, monkeypatch: pytest.MonkeyPatch)
     assert failure is not None, f"{name}: the simulator is blind to it"
     print(f"{name}: seed {failure.seed}, step {failure.violation.step}: {failure.violation.rule}")
     assert failure.violation.rule in rules, failure
+
+
+def test_a_request_before_the_guard_that_is_forgotten_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes in the first steps of a pairing, so they are all tried."""
+    _guards_late(monkeypatch)
+    with pytest.raises(Failure) as caught:
+        Simulator(parts("periodic", **BRIEF)).exhaustive(0, (Fault.SUSPECT,))
+    assert caught.value.violation.rule == SERVES, caught.value
 
 
 def test_a_word_about_an_earlier_peer_that_is_not_forgotten_is_caught(

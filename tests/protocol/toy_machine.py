@@ -1,329 +1,341 @@
-"""A node's machine in the simulated world, and the two halves that the protocol calls on it.
+"""A node's machine in the simulated world, the thread that runs it, and its voices.
 
-:class:`ToyPrimary` and :class:`ToySecondary` are for the toy what :mod:`colo.node.leading` and
-:mod:`colo.node.following` are for a real machine, with the same order of effects: the shadow and differences
-against it, pages staged apart, inputs mirrored beside the epochs.  Output is held by the real
-:class:`colo.filters.hold.OutputHold`.  What takes host time in the real ones is an await here, where the
-world may intervene; installing takes several, so that a node can be caught in the middle of it.
+What a node's rules ask of a machine (:class:`vmm.machine.Machine`) and of its thread
+(:class:`colo.node.guest_thread.GuestThread`) is here for the toy guest.  The door between the guest and
+everything else, the output hold, its gate, the filters of the card, the console's and
+:class:`colo.node.replica.Replica` are the real ones.
+
+A guest that is free runs a block, or waits for a while, in one step of the world; one that follows a log runs
+as far as that goes.  Jobs for the thread that nobody waits for are done at a step of the world's choosing.
 """
 
 from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable
+from random import Random
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
-from colo.errors import PeerLost, ProtocolViolation
-from colo.failover import Failover, FailoverStatus
+import numpy as np
+import numpy.typing as npt
+
+from colo.filters import FilteredNet
+from colo.filters.console import HeldConsole
 from colo.filters.hold import OutputHold
-from colo.messages import HELD_MAX, Inputs, Packet, RamPages, VmstateSize
-from colo.policy import Facts, Periodic
-from colo.primary import Batches
-from tests.protocol.network import Until, always
-from tests.protocol.toy_guest import CONSOLE, PAGE_BYTES, Guest
+from colo.node.replica import Replica
+from tests.protocol.host import HostTime
+from tests.protocol.toy_guest import CLIENTS, CONSOLE, MS, NET, PORTS, TERMINAL, WORD_BYTES, Guest, Panic
+from vmm.inputs import REFUSED, Door
+from vmm.machine import Ended
 
+T = TypeVar("T")
+
+WAIT_MAX_NS = 8 * MS
+"""A guest that has nothing to do waits so long in one step."""
+REST_S = 0.5
+"""A thread that has nothing to do looks around after so long."""
 HELD_SOFT, HELD_HARD = 10, 24
 """Words: over the first a checkpoint is asked for, at the second the guest waits."""
-PAGES_A_BATCH = 3
-PAGES_A_MOVE = 2
-"""Installed between two awaits."""
-ZERO_PAGE = bytes(PAGE_BYTES)
-_PLACE = struct.Struct("<I")
-_ENTRY = struct.Struct(f"<H{PAGE_BYTES}s")
-
-Said = tuple[int, bytes]
-"""A word and its place in its guest's history."""
 Image = tuple[list[bytes], bytes]
 """RAM and registers at one instant."""
+Hear = Callable[["ToyMachine", int, bytes], None]
+"""Who says what to whom."""
+Report = Callable[["ToyMachine", str, dict[str, Any]], None]
+
+_ETHERNET = struct.Struct("!6s6sH")
+_IPV4 = struct.Struct("!BBHHHBBH4s4s")
+_UDP = struct.Struct("!HHHH")
+HEADER_BYTES = _ETHERNET.size + _IPV4.size + _UDP.size
+PORT_AT = HEADER_BYTES - 6
+"""Of the client's port, by which a frame tells whom it is for."""
+SERVICE, FIRST_CLIENT = 7, 40_000
 
 
-class Witness(Protocol):
-    """Who looks on."""
+def _header(client: int) -> bytes:
+    ethernet = _ETHERNET.pack(b"\x02client", b"\x02guest.", 0x0800)
+    length = _UDP.size + WORD_BYTES
+    ip = _IPV4.pack(0x45, 0, _IPV4.size + length, 0, 0, 64, 17, 0, b"\x0a\0\0\x02", b"\x0a\0\0\x01")
+    return ethernet + ip + _UDP.pack(SERVICE, FIRST_CLIENT + client, length, 0)
 
-    def captured(self, machine: ToyMachine, generation: int, epoch: int, image: Image) -> None: ...
-    def installed(self, machine: ToyMachine, generation: int, epoch: int, image: Image) -> None: ...
-    def noted(self, machine: ToyMachine, what: str, detail: object = "") -> None: ...
+
+HEADERS = [_header(client) for client in range(CLIENTS)]
+
+
+class Card:
+    """The card's back end: a wire to the clients."""
+
+    offloads = pending_output = False
+    dropped = 0
+
+    def __init__(self, hear: Callable[[int, bytes], None]) -> None:
+        self._hear = hear
+
+    def fileno(self) -> int:
+        return -1
+
+    def receive(self) -> bytes | None:
+        """What comes is given to the machine's door by the world."""
+        return None
+
+    def transmit(self, frame: bytes) -> None:
+        client = int.from_bytes(frame[PORT_AT : PORT_AT + 2], "big") - FIRST_CLIENT
+        self._hear(client, bytes(frame[HEADER_BYTES:]))
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    close = flush
+
+
+class Terminal:
+    """The console's back end: a reader."""
+
+    pending_output = False
+
+    def __init__(self, hear: Callable[[int, bytes], None]) -> None:
+        self._hear = hear
+
+    def fileno(self) -> int:
+        return -1
+
+    def receive(self) -> bytes | None:
+        """As of the card."""
+        return None
+
+    def write(self, data: bytes) -> None:
+        self._hear(TERMINAL, bytes(data))
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    close = flush
+
+
+class Memory:
+    """RAM as the digests of a mark see it."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+
+    @property
+    def array(self) -> npt.NDArray[np.uint8]:
+        return np.frombuffer(b"".join(self._guest.ram), np.uint8)
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self._guest.ram))
+
+
+class Clock:
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+
+    @property
+    def now_ns(self) -> int:
+        return self._guest.registers.now_ns
+
+
+def _nothing(*_: object) -> None:
+    """A part of the machine that the toy has not got."""
 
 
 class ToyMachine:
-    """What of a node outlives a pairing: its guest, and the hold between that and the world."""
+    """What of a node outlives a pairing: its guest, and what is between that and the world."""
+
+    serial = SimpleNamespace(restart=_nothing)
+    cpu = SimpleNamespace(request_stop=_nothing)
 
     def __init__(
-        self, name: str, guest: Guest, hear: Callable[[ToyMachine, Said], None], now: Callable[[], int]
+        self,
+        name: str,
+        guest: Guest,
+        ears: tuple[Hear, Report],
+        time: HostTime,
+        rng: Random,
+        muted: bool,
     ) -> None:
-        self.name, self.guest, self.now = name, guest, now
-        self.running = self.frozen = self.halted = False
-        self.hold = OutputHold(now_ns=lambda: 0)
-        self.hold.connect(CONSOLE, self._speak)
-        self.mirror: list[tuple[int, Packet]] | None = None
-        """Inputs that the secondary is to be told of."""
-        self.input_epoch = 0
-        self._hear = hear
+        """``ears``: who hears the guest, and who is told of events."""
+        self.name, self.guest, self.rng = name, guest, rng
+        self.halted = self.flipped = False
+        self.clock, self.ram = Clock(guest), Memory(guest)
+        self.pacer = SimpleNamespace(paced=True, deaf=False, start=_nothing)
+        self.door = Door(lambda: guest.registers.now_ns)
+        for port in PORTS:
+            self.door.open(port, self._deliverer(port))
+        self.watcher: Callable[[bool], None] | None = None
+        self.calls: dict[int, Callable[[], None]] = {}
+        self.listens = True
+        self.thread = ToyThread(self, time)
+
+        def voice(stream: int, data: bytes) -> None:
+            ears[0](self, stream, data)
+
+        def report(event: str, facts: dict[str, Any]) -> None:
+            ears[1](self, event, facts)
+
+        hold = OutputHold(now_ns=time.monotonic_ns)
+        net = FilteredNet(Card(voice), NET, now_ns=lambda: guest.registers.now_ns, muted=muted)
+        console = HeldConsole(Terminal(voice), hold, CONSOLE, muted=muted)
+        thread: Any = self.thread
+        self.replica = Replica(thread, [net], [console], hold, "pair", name, 0, report)
 
     @property
-    def can_run(self) -> bool:
-        if not self.running or self.frozen or self.halted or self.guest.registers.ended:
-            return False
-        return not self.hold.active or self.hold.held_frames < HELD_HARD
+    def hold(self) -> OutputHold:
+        return self.replica.hold
 
-    def run(self) -> None:
-        place = self.guest.registers.said
-        word = self.guest.run()
-        if word is None:
-            return
-        said = _PLACE.pack(place) + word
-        if self.hold.active:
-            self.hold.hold(CONSOLE, said)
+    # Input
+
+    def _deliverer(self, port: str) -> Callable[[bytes], int]:
+        def deliver(payload: bytes) -> int:
+            if self.guest.is_full(port):
+                if port == NET:
+                    return 0
+                self.guest.registers.refused += 1
+                return REFUSED
+            self.guest.give(port, payload)
+            return len(payload)
+
+        return deliver
+
+    # Running
+
+    def turn(self) -> Ended:
+        """A free guest's: what waits at the door, then a block, or a while without anything to do."""
+        guest = self.guest
+        for port in (NET, CONSOLE):
+            if self.door.is_full(port) and not guest.is_full(port):
+                self.door.retry(port)
+        if guest.registers.ended:
+            return Ended.POWEROFF
+        busy = guest.is_busy
+        if self.watcher is not None:
+            self.watcher(not busy)
+        if not busy:
+            guest.idle(guest.registers.now_ns + self.rng.randrange(1, WAIT_MAX_NS))
+            return Ended.TIME
+        return self._block()
+
+    def run(self, until_ns: int) -> Ended:
+        """A replaying guest's: to the first end of a block that is not before ``until_ns``."""
+        guest, door = self.guest, self.door
+        while True:
+            door.replay_due(self.state_hash)
+            if guest.registers.ended:
+                return Ended.POWEROFF
+            if guest.registers.now_ns >= until_ns:
+                return Ended.TIME
+            if not guest.is_busy:
+                guest.idle(min(until_ns, door.next_ns))
+            elif self._block() is not Ended.TIME:
+                return Ended.RESET
+
+    def _block(self) -> Ended:
+        try:
+            self.guest.block(self._leave)
+        except Panic:
+            if not self.flipped:
+                raise
+            return Ended.RESET  # as a kernel that finds itself damaged
+        return Ended.TIME
+
+    def _leave(self, stream: int, word: bytes) -> None:
+        replica = self.replica
+        if stream == TERMINAL:
+            self.door.leave(CONSOLE, word)
+            replica.consoles[0].write(word)
         else:
-            self._speak(said)
+            frame = HEADERS[stream] + word
+            self.door.leave(NET, frame)
+            replica.nets[0].transmit(frame)
 
-    def give(self, port: str, payload: bytes) -> None:
-        """An input, with its epoch told at this instant, as the guest thread does."""
-        self.guest.give(port, payload)
-        if self.mirror is not None:
-            self.mirror.append((self.input_epoch, (port, payload)))
+    def pause(self) -> None:
+        """A turn is over soon enough."""
 
-    def say_again(self, held: list[Packet]) -> None:
-        for _, said in held:
-            self._speak(said)
+    def watch(self, watch: Callable[[bool], None] | None) -> None:
+        self.watcher = watch
 
-    def _speak(self, said: bytes) -> None:
-        """To the world; the node may die at it."""
-        self._hear(self, (_PLACE.unpack_from(said)[0], said[_PLACE.size :]))
+    def call(self, descriptor: int, act: Callable[[], None] | None) -> None:
+        if act is None:
+            self.calls.pop(descriptor, None)
+        else:
+            self.calls[descriptor] = act
+
+    def listen(self, wanted: bool) -> None:
+        self.listens = wanted
+
+    # State
+
+    def state_hash(self) -> bytes:
+        raise AssertionError("no log here has marks of this kind")
+
+    def everything_unchecked(self) -> dict[str, bytes]:
+        return {"registers": self.guest.save()}
+
+    def section_differences(self, left: dict[str, bytes], right: dict[str, bytes]) -> list[str]:
+        return [f"{name}: differs" for name in left if left[name] != right.get(name)]
 
     def image(self) -> Image:
         return list(self.guest.ram), self.guest.save()
 
 
-def _difference(old: bytes, new: bytes) -> bytes:
-    bits = int.from_bytes(old, "little") ^ int.from_bytes(new, "little")
-    return bits.to_bytes(PAGE_BYTES, "little")
+class ToyThread:
+    """A :class:`colo.node.guest_thread.GuestThread` that the world moves along."""
 
+    def __init__(self, machine: ToyMachine, time: HostTime) -> None:
+        self.machine = machine
+        self.wanted = self.frozen = False
+        self.idle_s: float | None = None
+        self.idle_until = 0
+        """Steps: nothing to do before, unless there is news."""
+        self.descriptor = -1
+        """Input there is news, for what drives the guest."""
+        self._time = time
+        self._drive: Callable[[], Ended] | None = None
+        self.jobs: deque[Callable[[], object]] = deque()
 
-class ToyCapture:
-    """A :class:`colo.primary.Capture`."""
+    @property
+    def running(self) -> bool:
+        return self.wanted and not self.frozen and not self.machine.halted
 
-    def __init__(self, half: ToyPrimary, epoch: int, pages: dict[int, bytes], pages_before: int) -> None:
-        self._half, self._epoch, self._pages = half, epoch, pages
-        self._sent = pages_before
-        self._registers = half.machine.guest.save()
-        half.machine.hold.cut(epoch)
+    # What a node asks
 
-    def batches(self) -> Batches:
-        for count, data in self._half.encoded(self._pages):
-            self._sent += count
-            yield count, data
-
-    def vmstate(self) -> VmstateSize:
-        held = self._half.machine.hold.taken(self._epoch, HELD_MAX)
-        return VmstateSize(self._epoch, b"", self._sent, {"registers": self._registers}, held)
-
-
-class ToyPrimary:
-    """A :class:`colo.failover.SurvivingPrimary`."""
-
-    def __init__(
-        self,
-        machine: ToyMachine,
-        generation: int,
-        failover: Failover,
-        witness: Witness,
-        rounds: int,
-        rule: Periodic,
-    ) -> None:
-        """``rounds`` live rounds are made; ``rule`` counts steps of the world as milliseconds."""
-        self.pair, self.node, self.generation = "pair", machine.name, generation
-        self.machine, self.failover, self.witness, self.rule = machine, failover, witness, rule
-        self.has_promised = False
-        self.epoch = -1
-        self._rounds, self._pages_sent = rounds, 0
-        self._shadow: dict[int, bytes] = {}
-        self._fresh = set(range(len(machine.guest.ram)))
-        self._cut_at = machine.now()
-
-    async def due(self) -> str | None:
-        await Until("due", self._is_due)
-        if self.failover.status is not FailoverStatus.NONE:
-            raise PeerLost(self.failover.reason)
-        return None if self.machine.guest.registers.ended else "due"
-
-    def _is_due(self) -> bool:
-        if self.failover.status is not FailoverStatus.NONE or self.machine.guest.registers.ended:
-            return True
-        held = self.machine.hold.held_frames
-        since = float(self.machine.now() - self._cut_at)
-        return self.rule.decide(Facts(since, held, held >= HELD_SOFT)).reason is not None
-
-    def live_round(self) -> Batches | None:
-        if self._rounds == 0:
-            return None
-        self._rounds -= 1
-        return self._live(self._take())
-
-    def _live(self, pages: dict[int, bytes]) -> Batches:
-        for count, data in self.encoded(pages):
-            self._pages_sent += count
-            yield count, data
-
-    def _take(self) -> dict[int, bytes]:
-        """Copies of the pages that may have changed since the last time."""
-        guest = self.machine.guest
-        taken, self._fresh = self._fresh | guest.dirty, set()
-        guest.dirty.clear()
-        return {page: guest.ram[page] for page in sorted(taken)}
-
-    def encoded(self, pages: dict[int, bytes]) -> Batches:
-        """What differs from the shadow, which is then what the secondary will have."""
-        changed = [page for page in pages if pages[page] != self._shadow.get(page, ZERO_PAGE)]
-        for at in range(0, len(changed), PAGES_A_BATCH):
-            batch = changed[at : at + PAGES_A_BATCH]
-            data = bytearray()
-            for page in batch:
-                data += _ENTRY.pack(page, _difference(self._shadow.get(page, ZERO_PAGE), pages[page]))
-                self._shadow[page] = pages[page]
-            yield len(batch), bytes(data)
-
-    def capture(self, epoch: int) -> ToyCapture:
-        machine = self.machine
-        self.witness.captured(machine, self.generation, epoch, machine.image())
-        if epoch == 0:
-            machine.hold.begin()
-            machine.mirror = []
-        captured = ToyCapture(self, epoch, self._take(), self._pages_sent if epoch == 0 else 0)
-        machine.input_epoch = epoch + 1
-        self._cut_at = machine.now()
-        return captured
-
-    def commit(self, epoch: int) -> None:
-        self.witness.noted(self.machine, "commits", epoch)
-        self.machine.hold.release(epoch)
-        self.epoch = epoch
-
-    def promised(self) -> None:
-        self.has_promised = True
-
-    def loaded(self, epoch: int) -> None:
-        self.witness.noted(self.machine, "is protected up to", epoch)
-
-    def ended(self) -> str:
-        return "guest-shutdown"
+    def start(self) -> None:
+        self.wanted, self.idle_until = True, 0
 
     def freeze(self) -> None:
-        self.machine.frozen = True
-        self.machine.mirror = None
+        self.frozen = True
 
-    def go_alone(self) -> None:
-        self.machine.hold.end()
-        self.machine.frozen = False
-        self.witness.noted(self.machine, "goes alone")
+    def thaw(self) -> None:
+        self.frozen, self.idle_until = False, 0
 
-    def halt(self) -> None:
-        self.machine.halted = True
-        self.machine.hold.drop_all()
-        self.witness.noted(self.machine, "is halted")
+    def submit(self, job: Callable[[], object]) -> None:
+        self.jobs.append(job)
 
+    def call(self, job: Callable[[], T]) -> T:
+        self.do_jobs()
+        return job()
 
-class ToyStage:
-    """A :class:`colo.secondary.Staging` over installed RAM."""
+    def drive_by(self, drive: Callable[[], Ended] | None, descriptor: int = -1) -> None:
+        self._drive, self.descriptor = drive, descriptor
+        self.idle_s, self.idle_until = None, 0
 
-    def __init__(self, ram: list[bytes], epoch: int) -> None:
-        self.epoch = epoch
-        self.pages: dict[int, bytes] = {}
-        self.vmstate: VmstateSize | None = None
-        self._ram, self._received = ram, 0
+    def run_freely(self) -> Ended:
+        return self.machine.turn()
 
-    def add(self, pages: RamPages) -> None:
-        for page, change in _ENTRY.iter_unpack(pages.data):
-            old = self.pages.get(page)
-            self.write(page, _difference(self._ram[page] if old is None else old, change))
-        self._received += pages.count
+    # What the world does
 
-    def write(self, page: int, data: bytes) -> None:
-        self.pages[page] = data
+    def do_jobs(self) -> None:
+        self.idle_until = 0
+        while self.jobs:
+            self.jobs.popleft()()
 
-    def seal(self, vmstate: VmstateSize) -> None:
-        if vmstate.pages != self._received:
-            raise ProtocolViolation(f"{self._received} pages came, {vmstate.pages} were sent")
-        self.vmstate = vmstate
-
-
-class ToySecondary:
-    """A :class:`colo.failover.SurvivingSecondary`."""
-
-    def __init__(self, machine: ToyMachine, generation: int, failover: Failover, witness: Witness) -> None:
-        self.pair, self.node, self.generation = "pair", machine.name, generation
-        self.machine, self.failover, self.witness = machine, failover, witness
-        self.has_sealed = False
-        self.epoch = -1
-        """The last one sealed."""
-        self.stage: ToyStage | None = None
-        """Sealed, and not wholly installed."""
-        self.unsaid: list[Packet] = []
-        self.inputs: list[tuple[int, Packet]] = []
-        self.opened = self.new_stage(0)
-
-    def stand_still(self) -> None:
-        assert not self.machine.running
-
-    def new_stage(self, epoch: int) -> ToyStage:
-        return ToyStage(self.machine.guest.ram, epoch)
-
-    def open_stage(self, epoch: int) -> ToyStage:
-        self.opened = self.new_stage(epoch)
-        return self.opened
-
-    def sealed(self, epoch: int) -> None:
-        assert self.opened.vmstate is not None
-        self.stage, self.unsaid = self.opened, self.opened.vmstate.held
-        self.has_sealed, self.epoch = True, epoch
-
-    async def install(self) -> None:
-        assert self.stage is not None
-        self.failover.begin_loading()
-        try:
-            for _ in self.installing(self.stage):
-                await Until("install", always)
-        finally:
-            self.failover.end_loading()
-        self.stage = None
-        self.forget_committed_inputs()
-
-    def installing(self, stage: ToyStage) -> Iterator[None]:
-        """Page after page, then the registers."""
-        guest, pages = self.machine.guest, sorted(stage.pages)
-        assert stage.vmstate is not None
-        for at in range(0, len(pages), PAGES_A_MOVE):
-            yield
-            for page in pages[at : at + PAGES_A_MOVE]:
-                guest.ram[page] = stage.pages[page]
-        yield
-        guest.load(stage.vmstate.sections["registers"])
-        self.witness.installed(self.machine, self.generation, stage.epoch, self.machine.image())
-
-    def keep(self, inputs: Inputs) -> None:
-        self.inputs += [(inputs.epoch, packet) for packet in inputs.packets]
-
-    def forget_committed_inputs(self) -> None:
-        self.inputs = [kept for kept in self.inputs if kept[0] > self.epoch]
-
-    def released(self, epoch: int) -> None:
-        if epoch == self.epoch:
-            self.unsaid = []
-
-    def take_over(self) -> None:
-        if self.stage is not None:
-            deque(self.installing(self.stage), maxlen=0)
-        self.forget_committed_inputs()
-        self.witness.noted(self.machine, "takes over from", self.epoch)
-        self.machine.say_again(self.unsaid)
-        for _, (port, payload) in self.inputs:
-            self.machine.give(port, payload)
-        self.machine.running = True
-
-    def halt(self) -> None:
-        self.machine.halted = True
-        self.witness.noted(self.machine, "is halted")
-
-
-Half = ToyPrimary | ToySecondary
+    def step(self) -> None:
+        self.idle_until = 0
+        ended = self.run_freely() if self._drive is None else self._drive()
+        if ended is Ended.IDLE:
+            rest_s = REST_S if self.idle_s is None else self.idle_s
+            self.idle_until = self._time.now + self._time.steps(rest_s)
+        elif ended not in (Ended.TIME, Ended.REQUEST, Ended.PAUSED):
+            self.wanted = False

@@ -46,6 +46,7 @@ class SmallNode:
             x_verify=False,
             x_pause_budget=5,
             x_dirty_source=schema.DirtySourceChoice.AUTO,
+            x_compare=schema.CompareChoice.STRICT,
         )
         self.gate = asyncio.Event()
         """Checkpoints and failovers are completed while it is set."""

@@ -11,11 +11,11 @@ from colo.errors import PeerLost, ProtocolViolation
 from colo.failover import Failover
 from colo.node.following import Following
 from colo.node.leading import Leading, Settings
-from colo.policy import Periodic
+from colo.policy import Periodic, Policy
 from colo.primary import checkpoint, synchronise
 from colo.secondary import follow
 from tests.machine.support import MS
-from tests.replica.support import LIMIT_S, RAM_MIB, Node, connection, started
+from tests.replica.support import LIMIT_S, RAM_MIB, Node, companions, connection, started
 from vmm.boot.source import BootSource
 from vmm.machine import Ended
 
@@ -23,15 +23,19 @@ from vmm.machine import Ended
 class Pair:
     """A primary and a secondary in one loop; the test is the protocol's clock."""
 
-    def __init__(self, primary: Node, secondary: Node, settings: Settings) -> None:
+    def __init__(
+        self, primary: Node, secondary: Node, settings: Settings, policy: Policy | None = None
+    ) -> None:
         self.primary, self.secondary = primary, secondary
         self.here, self.there = connection()
         self.protected = 0
-        self.leading = Leading(primary.replica, Periodic(), settings, self._protected)
+        beside, beside_there = companions()
+        self.leading = Leading(primary.replica, policy or Periodic(), settings, self._protected, beside)
         self.leading.attach(self.here)
         self.failover = Failover()
         self.failover.guard(self.there)
-        self.following = Following(secondary.replica, self.failover)
+        self.violations: list[str] = []
+        self.following = Following(secondary.replica, self.failover, beside_there, self.violations.append)
         self.epoch = -1
         self._task = asyncio.create_task(follow(self.following, self.there))
 
@@ -74,18 +78,23 @@ class Pair:
 
 @asynccontextmanager
 async def pair(
-    boot: BootSource, settings: Settings | None = None, *, ram_mib: int = RAM_MIB, begin_ns: int = 20 * MS
+    boot: BootSource,
+    settings: Settings | None = None,
+    *,
+    ram_mib: int = RAM_MIB,
+    begin_ns: int = 20 * MS,
+    policy: Policy | None = None,
 ) -> AsyncIterator[Pair]:
     """Both guest threads run; the primary's guest was started and has come as far as ``begin_ns``."""
     primary = Node(boot, ram_mib=ram_mib, name="a")
     secondary = Node(boot, ram_mib=ram_mib, name="b", standing_by=True)
     primary.machine.run(begin_ns)
     with started(primary, secondary):
-        made = Pair(primary, secondary, settings or Settings())
+        made = Pair(primary, secondary, settings or Settings(), policy)
         try:
             yield made
         finally:
-            made.leading.source.close()
+            made.leading.changes.close()
             made._task.cancel()
             await asyncio.gather(made._task, return_exceptions=True)
 

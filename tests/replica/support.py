@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,8 @@ from colo.messages import Message
 from colo.node.guest_thread import GuestThread
 from colo.node.replica import Replica
 from colo.node.standby_ram import StandbyRam
+from colo.transport.companion import Companion
+from colo.transport.frames import FrameSocket
 from tests.filters.cables import Cable
 from vmm.boot.source import BootSource, MultibootBoot
 from vmm.config import DiskConfig, NetConfig, PcConfig, mac
@@ -131,6 +134,9 @@ class Node:
         ((_, facts),) = [each for each in self.events if each[0] == event]
         return facts
 
+    def events_of(self, event: str) -> list[dict[str, Any]]:
+        return [facts for name, facts in self.events if name == event]
+
     def close(self) -> None:
         self.machine.close()
         self.net.close()
@@ -228,6 +234,15 @@ class End:
         for end in (self, self.peer):
             end._cut = True
             end._arrived.put_nowait(None)
+
+
+def companions() -> tuple[Companion, Companion]:
+    """The connection of two guest threads, over a Unix socket."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    for end in ends:
+        end.setblocking(False)
+    one, other = (Companion(FrameSocket(end), lambda _: None) for end in ends)
+    return one, other
 
 
 def connection() -> tuple[End, End]:

@@ -14,7 +14,7 @@ from colo.node.leading import Settings
 from tests.machine.support import MS, arp_request, udp_echo
 from tests.replica.conftest import Source
 from tests.replica.pairs import pair
-from tests.replica.support import bare, moved, until
+from tests.replica.support import bare, companions, moved, until
 
 
 @pytest.mark.parametrize("verify", [False, True], ids=["plain", "verified"])
@@ -165,7 +165,7 @@ def test_a_new_primary_finds_an_empty_secondary() -> None:
             await made.synchronise()
             await made.lost()
             secondary = made.secondary
-            again = Following(secondary.replica, Failover())
+            again = Following(secondary.replica, Failover(), companions()[0], made.violations.append)
             assert secondary.standby is not None
             assert not secondary.standby.image.any()
             assert not secondary.machine.ram.array.any()

@@ -21,8 +21,8 @@ from vmm.machine import Ended, Machine
 def between_the_lines(guest: GuestThread, line: int, act: Callable[[], object]) -> Callable[[], bool]:
     """Have another thread ``act`` before the ``line``-th line that the guest's thread executes in its loop.
 
-    Not while that thread holds the condition's lock: no other can say anything then.  Returns whether it
-    came to that.  The function that is returned by the tracer's installer runs in the guest's thread.
+    Returns whether it came to that.  The function that is returned by the tracer's installer runs in the
+    guest's thread.
     """
     left, acted = line, False
 
@@ -30,7 +30,7 @@ def between_the_lines(guest: GuestThread, line: int, act: Callable[[], object]) 
         nonlocal left, acted
         if frame.f_code.co_filename != guest_thread.__file__:
             return None
-        if event == "line" and left > 0 and not guest._wake._is_owned():  # type: ignore[attr-defined]
+        if event == "line" and left > 0:
             left -= 1
             if left == 0:
                 other = threading.Thread(target=act)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from colo.errors import ColoError, PeerLost
-from colo.node import leading
+from colo.node import precopy
 from colo.node.leading import Leading, Settings
 from colo.pages.delta import BATCH_PAGES, Outgoing, apply, decode
 from colo.policy import IDLE_FACTOR, POLICIES, Facts, Periodic, choose
 from tests.machine.support import MS
-from tests.replica.support import LIMIT_S, Node, bare, connection, moved, started, until
+from tests.replica.support import LIMIT_S, Node, bare, companions, connection, moved, started, until
 from vmm.ram import MIB, PAGE_SIZE
 
 HOUR_MS = 3_600_000
@@ -34,12 +34,13 @@ async def primary(
     node.machine.run(20 * MS)
     with started(node):
         here, _ = connection()
-        made = Leading(node.replica, Periodic(delay_ms), settings or Settings(), lambda: None)
+        beside, _ = companions()
+        made = Leading(node.replica, Periodic(delay_ms), settings or Settings(), lambda: None, beside)
         made.attach(here)
         try:
             yield node, made
         finally:
-            made.source.close()
+            made.changes.close()
 
 
 # When
@@ -151,7 +152,7 @@ def test_live_rounds_and_the_pause_leave_the_other_side_with_the_same_ram(source
     async def scenario() -> None:
         try:
             async with primary("mib=2 ms=1", Settings(dirty_source=source)) as (node, made):
-                assert made.source.name == source
+                assert made.changes.source.name == source
                 node.guest.start()
                 receiver, sent = Receiver(node.machine.ram.size), 0
                 while (batches := made.live_round()) is not None:
@@ -192,7 +193,7 @@ def test_a_guest_that_dirties_faster_than_a_pause_carries_is_slowed_and_then_let
                     break
             assert throttles[:3] == [0.0] * 3
             assert throttles == sorted(throttles)
-            assert 0 < throttles[-1] <= leading.THROTTLE_MAX
+            assert 0 < throttles[-1] <= precopy.THROTTLE_MAX
             assert made.progress.throttle == throttles[-1]
             made.capture(0)
             assert node.guest.throttle == 0.0, "a pair that is formed is not slowed"
@@ -201,7 +202,7 @@ def test_a_guest_that_dirties_faster_than_a_pause_carries_is_slowed_and_then_let
 
 
 def test_rounds_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leading, "ROUNDS_MAX", 3)
+    monkeypatch.setattr(precopy, "ROUNDS_MAX", 3)
 
     async def scenario() -> None:
         async with primary("mib=4 ms=1", Settings(pause_budget_ms=-1.0)) as (node, made):

@@ -223,7 +223,7 @@ def test_a_survivor_can_be_protected_again(source: Source) -> None:
                 at_ns = survivor.guest.call(lambda: survivor.machine.clock.now_ns) + 20 * MS
                 expected = survivor.guest.call(lambda: held_there(survivor, at_ns))
                 assert take_over_until(again, at_ns) == expected
-                again.leading.source.close()
+                again.leading.changes.close()
 
     asyncio.run(scenario())
 

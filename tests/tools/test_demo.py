@@ -299,6 +299,8 @@ def test_the_whole_story_on_redis(tmp_path: Path, guest: Callable[[str], object]
         "kill -9",
         "won generation",
         "protected again",
+        "lockstep: ",
+        "colo: ",
         "every one right",
         "nothing is lost",
         "next: ",

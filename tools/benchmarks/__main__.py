@@ -17,6 +17,7 @@ from typing import Any
 from tools.benchmarks import (
     blk,
     boot,
+    causes,
     checkpoint,
     costs,
     cpu,
@@ -37,7 +38,8 @@ from tools.benchmarks.run import Run
 
 BESIDE_QEMU = {"boot": boot, "cpu": cpu, "net": net, "blk": blk, "costs": costs, "snapshot": snapshot}
 PROTECTED = {"checkpoint": checkpoint, "ram": ram, "failover": failover, "setup": setup}
-SECTIONS = BESIDE_QEMU | PROTECTED
+SECTIONS = BESIDE_QEMU | PROTECTED | {"causes": causes}
+OWN_ROUNDS = [name for name, section in SECTIONS.items() if hasattr(section, "ROUNDS")]
 ROUNDS = 5
 HOW = (
     "ours and QEMU TCG in turn (ours, QEMU, ours, QEMU, ...), same kernel and initramfs, 256 MiB, one CPU; "
@@ -61,7 +63,7 @@ def options() -> argparse.Namespace:
         "--rounds",
         type=int,
         metavar="N",
-        help=f"default {', '.join(f'{rounds(name)} of {name}' for name in PROTECTED)}, else {ROUNDS}",
+        help=f"default {', '.join(f'{rounds(name)} of {name}' for name in OWN_ROUNDS)}, else {ROUNDS}",
     )
     parser.add_argument("--quick", action="store_true", help="a fraction of the work: only whether it runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
@@ -103,7 +105,9 @@ def show(run: Run, name: str, how: str, missing: str | None) -> None:
     print(f"\n{name}: {SECTIONS[name].METHOD}; {how}\n")
     if missing:
         print(f"not complete: {missing}")
-    if name in PROTECTED:
+    if name == "causes":
+        lines = causes.table(run.records.get(name, []))
+    elif name in PROTECTED:
         lines = figures.table([one for one in run.figures if one.section == name])
     else:
         lines = measure.table([one for one in run.measures if one.section == name])

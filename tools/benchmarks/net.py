@@ -1,4 +1,4 @@
-"""TCP through virtio-net and a TAP interface: the client is ``tools/loadgen``, in the host's kernel.
+"""TCP through virtio-net and a TAP interface; the client, ``colo.experiment.loadgen``, in the host's kernel.
 
 Everything is in a network namespace of its own, made and removed here: the TAP interface with the
 address that the guest expects of its gateway, the emulators, the client.  Needs root.
@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from colo.experiment import loadgen
+from colo.experiment.outcome import Unusable
 from tools.benchmarks.emulator import MAC, Emulator
-from tools.benchmarks.host import ROOT, Unavailable, compiled, program
+from tools.benchmarks.host import Unavailable, program
 from tools.benchmarks.measure import SIDES, Measure
 from tools.benchmarks.run import Run
 
 METHOD = (
-    "guest `kv` behind a TAP interface with virtio headers in a network namespace, vhost off; tools/loadgen "
+    "guest `kv` behind a TAP interface with virtio headers in a network namespace, vhost off; loadgen "
     "keeps one request in flight on each connection for some seconds, after a second that is not counted; "
     "ours is paced (virtual time does not run ahead of the wall)"
 )
@@ -52,12 +54,15 @@ LOADS = (
 def measure(run: Run) -> None:
     if os.geteuid() != 0:
         raise Unavailable("a TAP interface and a network namespace need root: sudo tools/bench --only net")
-    loadgen = compiled(ROOT / "tools" / "loadgen.c", ["-std=c11", "-O2"], "loadgen")
+    try:
+        client_program = loadgen.program()
+    except Unusable as exc:
+        raise Unavailable(str(exc)) from exc
     board = run.linux("kv")
     shown = {load: columns(run, load) for load in LOADS}
     with namespace(run) as name:
         board = replace(board, tap=TAP, namespace=name, paced=True)
-        client = [program("ip"), "netns", "exec", name, str(loadgen), GUEST]
+        client = [program("ip"), "netns", "exec", name, str(client_program), GUEST]
         for _ in run.rounds():
             for side in SIDES:
                 with Emulator.start(side, board) as emulator:

@@ -25,7 +25,7 @@ import llvmlite.binding as llvm
 
 from vmm.errors import EngineError
 
-_CODE = ("hooks", "instructions", "msr", "syscall", "code_pages", "regions")
+_CODE = ("hooks", "instructions", "msr", "syscall", "code_pages", "regions", "dma_kernel")
 _SOURCES = (
     *_CODE,
     "native",

@@ -27,6 +27,7 @@ from vmm.clock import NEVER_NS
 from vmm.cpu import control, detour, layout, library, registers, selfcheck
 from vmm.cpu.control import ControlBlock
 from vmm.cpu.cpu_clock import CpuClock
+from vmm.cpu.dma import Dma
 from vmm.cpu.engine import DEFAULT_COSTS, Costs, Engine
 from vmm.cpu.entry_state import state_of
 from vmm.cpu.registers import CpuState
@@ -124,6 +125,7 @@ class Cpu:
         self._guards: list[object] = []
         self.halted = False
         ram.on_write = self.invalidate
+        ram.dma = Dma(ram, self._engine.callbacks, self.block.address)
 
     def attach(self, board: Questions) -> None:
         """Connect the board; once, before the first run."""
@@ -202,7 +204,7 @@ class Cpu:
 
     def close(self) -> None:
         """Give the engine's memory back; nothing else may be called afterwards."""
-        self._ram.on_write = None
+        self._ram.on_write = self._ram.dma = None
         detour.running.leave(self.block.address)
         self._engine.close()
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from vmm.device import Pieces
+
 SECTOR_BYTES = 512
 """The unit of every count and address here, whatever the host's block size."""
 
@@ -33,6 +35,12 @@ class BlockBackend(Protocol):
 
     def write(self, sector: int, data: bytes | memoryview) -> None:
         """Replace the sectors from ``sector`` on; ``data`` is a whole number of sectors."""
+
+    def read_into(self, sector: int, pieces: Pieces) -> None:
+        """Fill ``pieces``, a whole number of sectors, with those from ``sector`` on."""
+
+    def write_from(self, sector: int, pieces: Pieces) -> None:
+        """Replace the sectors from ``sector`` on by ``pieces``, a whole number of sectors."""
 
     def flush(self) -> None:
         """Return when everything written so far would survive a loss of power."""

@@ -21,13 +21,24 @@ from typing import Annotated
 from vmm.device import Line, Memory
 from vmm.devices.block import SECTOR_BYTES, BlockBackend
 from vmm.devices.virtio_pci import VirtioPci, VirtioState
-from vmm.devices.virtio_queue import QueueState, RingViolation, Segment, Violation, gather, scatter, total
+from vmm.devices.virtio_queue import (
+    DESCRIPTOR_SIZE,
+    QueueState,
+    RingViolation,
+    Segments,
+    Table,
+    Violation,
+    gather,
+    scatter,
+    total,
+)
 from vmm.errors import BackendError, ConfigError
 from vmm.state import field, length, u64
 
 DEVICE_TYPE = 2
 CLASS_STORAGE = 0x01_00_00
-QUEUE_SIZES = (256,)
+QUEUE_SIZES = (512,)
+"""So long that a megabyte of pages from anywhere is one request."""
 
 F_SIZE_MAX, F_SEG_MAX, F_RO, F_BLK_SIZE, F_FLUSH = 1 << 1, 1 << 2, 1 << 5, 1 << 6, 1 << 9
 
@@ -36,9 +47,9 @@ S_OK, S_IOERR, S_UNSUPP = 0, 1, 2
 HEADER_SIZE = 16
 ID_SIZE = 20
 
-SEGMENT_MAX = 1 << 16
-SEGMENTS_MAX = 126
-"""With header and status, a request of a driver that keeps to these has 128 descriptors."""
+SEGMENT_MAX = 1 << 14
+SEGMENTS_MAX = 510
+"""With header and status, a request of a driver that keeps to these has 512 descriptors."""
 REQUEST_MAX = HEADER_SIZE + SEGMENT_MAX * SEGMENTS_MAX
 """Bytes of a request: what one notification may make us copy at once, about 8 MiB."""
 
@@ -97,59 +108,71 @@ class VirtioBlk(VirtioPci):
     def _notified(self, index: int) -> None:
         queue = self.queues[index]
         for head, readable, writable in queue.chains():
-            room = total(writable)
-            if total(readable) < HEADER_SIZE or room < 1:
+            size, room = total(readable), total(writable)
+            if size < HEADER_SIZE or room < 1:
                 raise RingViolation(Violation.BUFFER_LAYOUT)
-            status, written = self._serve(readable, writable, room - 1)
+            status, written = self._serve(readable, size, writable, room - 1)
             if status == S_IOERR:
                 self.state.errors += 1
-            address, size = writable[-1]
-            self._memory.write(address + size - 1, bytes((status,)))
+            address, length = writable[-1]
+            self._memory.write(address + length - 1, bytes((status,)))
             # The used length counts from the start of the buffer (2.7.8.2): the status only if it follows.
             queue.push(head, room if written == room - 1 else written)
 
     # Private.
 
-    def _serve(self, readable: list[Segment], writable: list[Segment], room: int) -> tuple[int, int]:
+    def _serve(self, readable: Segments, size: int, writable: Segments, room: int) -> tuple[int, int]:
         """Status, and how many of the ``room`` bytes before it were written."""
-        if total(readable) > REQUEST_MAX or room > REQUEST_MAX:
+        if size > REQUEST_MAX or room > REQUEST_MAX:
             return S_IOERR, 0
-        request = gather(self._memory, readable)
-        kind, sector = _HEADER.unpack_from(request)
+        memory, (address, length) = self._memory, readable[0]
+        cut = length < HEADER_SIZE
+        kind, sector = _HEADER.unpack_from(gather(memory, readable) if cut else memory.view(address, length))
         try:
             if kind == T_IN:
                 return self._read(sector, writable, room)
             if kind == T_OUT:
-                return self._write(sector, memoryview(request)[HEADER_SIZE:]), 0
+                return self._write(sector, readable, size - HEADER_SIZE), 0
             if kind == T_FLUSH:
                 self.state.flushes += 1
                 self._backend.flush()
                 return S_OK, 0
             if kind == T_GET_ID:
                 answer = self._serial[:room]
-                scatter(self._memory, writable, answer)
+                scatter(memory, writable, answer)
                 return S_OK, len(answer)
         except BackendError:
             return S_IOERR, 0
         return S_UNSUPP, 0
 
-    def _read(self, sector: int, writable: list[Segment], room: int) -> tuple[int, int]:
-        count = room // SECTOR_BYTES
+    def _read(self, sector: int, writable: Segments, room: int) -> tuple[int, int]:
         if not self._inside(sector, room):
             return S_IOERR, 0
-        data = self._backend.read(sector, count)
-        assert len(data) == room, (len(data), room)
+        memory, count = self._memory, room // SECTOR_BYTES
+        if isinstance(writable, Table) and writable[-1][1] == 1:  # the status lies apart, as drivers have it
+            pieces = memory.pieces(writable.data[:-DESCRIPTOR_SIZE])
+            try:
+                self._backend.read_into(sector, pieces)
+            finally:
+                pieces.written()
+        else:
+            scatter(memory, writable, self._backend.read(sector, count))
         self.state.reads += 1
         self.state.sectors_read += count
-        scatter(self._memory, writable, data)
         return S_OK, room
 
-    def _write(self, sector: int, data: memoryview) -> int:
-        if self._backend.read_only or not self._inside(sector, len(data)):
+    def _write(self, sector: int, readable: Segments, size: int) -> int:
+        if self._backend.read_only or not self._inside(sector, size):
             return S_IOERR
-        self._backend.write(sector, data)
+        memory, backend = self._memory, self._backend
+        if readable[0][1] != HEADER_SIZE:
+            backend.write(sector, memoryview(gather(memory, readable))[HEADER_SIZE:])
+        elif isinstance(readable, Table):
+            backend.write_from(sector, memory.pieces(readable.data[DESCRIPTOR_SIZE:]))
+        else:
+            backend.write(sector, gather(memory, readable[1:]))
         self.state.writes += 1
-        self.state.sectors_written += len(data) // SECTOR_BYTES
+        self.state.sectors_written += size // SECTOR_BYTES
         return S_OK
 
     def _inside(self, sector: int, size: int) -> bool:

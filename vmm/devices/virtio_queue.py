@@ -12,7 +12,7 @@ device's own writes at the ring.
 Nothing of the rings is kept between calls; the state is two free-running indices and where the
 rings lie.  A buffer is two lists of ``(address, length)``, what the device may read and what it may
 write, because most buffers have one entry and an object per descriptor would cost more than the
-rest of the work.
+rest of the work.  A list of many is a :class:`Table`: descriptors as they came, looked at all at once.
 
 Not modelled: packed rings, in-order use, notification data, queue reset (none is offered).
 """
@@ -40,13 +40,42 @@ USED_NO_NOTIFY = 1
 RING_HEADER = 4
 USED_ELEMENT_SIZE = 8
 
+MANY = 12
+"""Descriptors from which on looking at a table at once pays."""
+
 _DESCRIPTOR = struct.Struct("<QIHH")
+_SEGMENT = struct.Struct("<QI4x")
+_READ_ON, _READ_END = bytes((DESC_NEXT,)), bytes((0,))
+_WRITE_ON, _WRITE_END = bytes((DESC_NEXT | DESC_WRITE,)), bytes((DESC_WRITE,))
 _U16 = struct.Struct("<H")
 _USED_ELEMENT = struct.Struct("<II")
 
 Segment = tuple[int, int]
 """Guest physical address and length of one descriptor."""
-Chain = tuple[int, list[Segment], list[Segment]]
+
+
+class Table:
+    """Many segments: descriptors, of which only address and length count from here on."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data) // DESCRIPTOR_SIZE
+
+    def __iter__(self) -> Iterator[Segment]:
+        return _SEGMENT.iter_unpack(self.data)
+
+    def __getitem__(self, index: int) -> Segment:
+        """Of the last one too, which is -1."""
+        address, length = _SEGMENT.unpack_from(self.data, DESCRIPTOR_SIZE * index)
+        return address, length
+
+
+Segments = list[Segment] | Table
+Chain = tuple[int, Segments, Segments]
 """Head index, what the device reads, what it writes."""
 
 
@@ -248,6 +277,8 @@ class VirtQueue:
         if flags & DESC_INDIRECT:
             count = self._indirect_count(length, flags)
             table = self._memory.view(address, length)
+            if count >= MANY and (parts := _straight(bytes(table))):
+                return (head, *parts)
             address, length, flags, index = _DESCRIPTOR.unpack_from(table)
         else:
             table = self._memory.view(state.desc, DESCRIPTOR_SIZE * count)
@@ -282,21 +313,23 @@ class VirtQueue:
         return length // DESCRIPTOR_SIZE
 
 
-def total(segments: list[Segment]) -> int:
+def total(segments: Segments) -> int:
     """Bytes in all segments."""
     if len(segments) == 1:
         return segments[0][1]
-    return sum(length for _, length in segments)
+    if isinstance(segments, Table):
+        return sum(memoryview(segments.data).cast("I")[2::4].tolist())
+    return sum([length for _, length in segments])
 
 
-def gather(memory: Memory, segments: list[Segment]) -> bytes | memoryview:
+def gather(memory: Memory, segments: Segments) -> bytes | memoryview:
     """The bytes of all segments, without a copy where there is one; the caller bounds the total."""
     if len(segments) == 1:
         return memory.view(*segments[0])
     return b"".join([memory.view(address, length) for address, length in segments])
 
 
-def scatter(memory: Memory, segments: list[Segment], data: bytes | memoryview, skip: int = 0) -> None:
+def scatter(memory: Memory, segments: Segments, data: bytes | memoryview, skip: int = 0) -> None:
     """Write ``data`` over the segments, from their byte ``skip`` on; what does not fit is dropped."""
     at = 0
     data = memoryview(data)  # pieces of it are not copies
@@ -310,3 +343,32 @@ def scatter(memory: Memory, segments: list[Segment], data: bytes | memoryview, s
         memory.write(address + skip, piece)
         at += len(piece)
         skip = 0
+
+
+# Tables at once.  A slice with a step takes one byte of every descriptor.
+
+_NEXT_LOW, _NEXT_HIGH = (bytes(index >> shift & 0xFF for index in range(1, CHAIN_MAX)) for shift in (0, 8))
+"""The bytes of ``next`` where each descriptor is followed by its neighbour."""
+
+
+def _straight(table: bytes) -> tuple[Segments, Segments] | None:
+    """Both parts of a chain that goes through a whole table in order, as drivers lay it out.
+
+    None is no verdict: to follow the chain tells what is different, and whether it is wrong.
+    """
+    kinds, count = table[12::16], len(table) // DESCRIPTOR_SIZE
+    writable = kinds.lstrip(_READ_ON)
+    if writable == _READ_END:
+        writable = b""
+    elif writable != _WRITE_ON * (len(writable) - 1) + _WRITE_END:
+        return None
+    if table[14:-16:16] != _NEXT_LOW[: count - 1] or table[15:-16:16] != _NEXT_HIGH[: count - 1]:
+        return None
+    if 0 in table[25:-16:16] or not table[8] or not table[-8]:  # lengths that may be 0
+        return None
+    at = DESCRIPTOR_SIZE * (count - len(writable))
+    return _part(table[:at]), _part(table[at:])
+
+
+def _part(table: bytes) -> Segments:
+    return Table(table) if len(table) >= MANY * DESCRIPTOR_SIZE else list(_SEGMENT.iter_unpack(table))

@@ -1,0 +1,194 @@
+"""Policy ``colo`` on the primary: its guest's inputs are mirrored, and what both guests say goes out.
+
+**What may be said before the commit, and why it is safe** is in :mod:`colo.filters.compared`, which decides.
+Here is how the secondary's guest comes to know what ours was given, as soon as ours was and before it acts on
+it, and how its answers come back.  Everything passes the companion connection between the two guests'
+threads; what tells of another epoch is void.
+
+**The fence.**  A survivor shuts the connection before it speaks.  A primary that was stopped meanwhile and
+runs on still has here what the survivor's guest had said before: the same words, so nothing false, but late,
+and from a node that no switch should learn to be the guest's.  So nothing is said any more once it was shut.
+
+Frames are mirrored as their clients sent them: the secondary of a survivor that still translates for some
+(:mod:`colo.rewrite`) does so by itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from colo.errors import PeerLost, ProtocolViolation
+from colo.filters.compared import ComparedOutput
+from colo.filters.console import PORT
+from colo.life import Life
+from colo.messages import INPUTS_MAX, Diverged, Log, LoggedInput, Message, Packet, Progress, Said
+from colo.node.replica import Replica
+from colo.peer import brief
+from colo.transport.companion import Companion
+from vmm.machine import Ended
+
+BACKLOG_MAX = 1 << 20
+"""Bytes that the secondary has not read: our guest stands still until it has."""
+WORD_BYTES = 256 << 10
+TICK_S = 0.004
+
+
+class Compared:
+    """Life.RUN; a gate (:class:`colo.filters.hold.Gate`) and a rule (:class:`colo.node.early.Early`)."""
+
+    life = Life.RUN
+
+    def __init__(
+        self,
+        replica: Replica,
+        companion: Companion,
+        mode: Callable[[], str],
+        differs: Callable[[tuple[int, str]], None],
+    ) -> None:
+        """``mode`` of comparison may change from one epoch to the next.
+
+        ``differs`` is told in which epoch a checkpoint became necessary and why, once for each, by the
+        guest's thread.
+        """
+        self._replica = replica
+        self._machine = replica.machine
+        self._hold = replica.hold
+        self._companion = companion
+        self._wanted_mode = mode
+        self._mode = mode()
+        self._differs = differs
+        self._gate = self._new_gate()
+        self._epoch = -1
+        self._peer_runs = False
+        self._inputs: list[LoggedInput] = []
+        self._bytes = 0
+        self._shown = self._shown_told = 0
+        """Bytes of the console, in this epoch: that the world heard, and of which the secondary knows."""
+        self._counts = {"inputs-mirrored": 0, "outputs-compared": 0, "stalls": 0}
+
+    def _new_gate(self) -> ComparedOutput:
+        return ComparedOutput(
+            self._say,
+            lambda cause: self._differs((self._epoch, cause)),
+            lambda: time.monotonic_ns() / 1e6,
+            {net.name: net.offloads for net in self._replica.nets},
+            mode=self._mode,
+        )
+
+    # Early
+
+    def begin(self, epoch: int) -> None:
+        machine = self._machine
+        self._epoch, self._peer_runs = epoch, True
+        self._inputs, self._bytes = [], 0
+        self._shown = self._shown_told = 0
+        machine.door.heard = self._mirror
+        machine.watch(self._look)
+        machine.call(self._companion.fileno(), self.hear)
+        self._replica.guest.drive_by(self._run, self._companion.fileno())
+        if self._mode != (mode := self._wanted_mode()):
+            self._mode, self._gate = mode, self._new_gate()
+        if self._hold.gate is not self:
+            self._gate.cut()  # it was not shown what was said under another rule
+        self._hold.gate = self
+
+    def open(self) -> None:
+        for port, frame in self._gate.open(self._hold.take_open()):
+            self._hold.hold(port, frame)
+
+    def end(self) -> None:
+        machine = self._machine
+        machine.door.heard = None
+        machine.watch(None)
+        machine.call(self._companion.fileno(), None)
+        self._replica.guest.drive_by(None)
+
+    @property
+    def waits(self) -> bool:
+        """Is a tick due every ``TICK_S``?"""
+        return self._gate.waits
+
+    def tick(self) -> None:
+        self._gate.tick()
+
+    def facts(self) -> dict[str, int | float]:
+        causes = {f"decided-{cause.replace('_', '-')}": count for cause, count in self._gate.counts.items()}
+        return {**self._counts, **self._gate.facts(), **causes}
+
+    # Gate
+
+    def offer(self, port: str, frame: bytes) -> bool:
+        return not self._companion.peer_left and self._gate.offer(port, frame)
+
+    def cut(self) -> list[Packet]:
+        return self._gate.cut()
+
+    # Our guest
+
+    def _say(self, port: str, frame: bytes) -> None:
+        self._hold.say(port, frame)
+        if port == PORT:
+            self._shown += len(frame)
+
+    def _mirror(self, port: str, payload: bytes) -> None:
+        """Our guest was given this, and has not seen it yet."""
+        payload = self._replica.as_sent(port, payload)
+        self._inputs.append((self._machine.clock.now_ns, port, payload))
+        self._bytes += len(payload)
+        if len(self._inputs) >= INPUTS_MAX or self._bytes >= WORD_BYTES:
+            self._send()
+
+    def _look(self, waits: bool) -> None:
+        """Between two blocks: what was given since the last one goes before our guest acts on it."""
+        if self._inputs or self._shown != self._shown_told:
+            self._send()
+        if self._companion.backlog > BACKLOG_MAX:
+            self._machine.pause()
+
+    def _send(self) -> None:
+        inputs, self._inputs, self._bytes = self._inputs, [], 0
+        self._shown_told = self._shown
+        if not self._peer_runs:
+            return
+        self._counts["inputs-mirrored"] += len(inputs)
+        now_ns, spoken = self._machine.clock.now_ns, {PORT: self._shown}
+        try:
+            self._companion.send(Log(self._epoch, now_ns, inputs, [], spoken))
+        except PeerLost:
+            self._peer_runs = False  # its loss is met, and acted on, elsewhere
+
+    def _run(self) -> Ended:
+        """For the guest's thread: run on, unless the other guest does not read what it is given."""
+        if self._peer_runs and self._companion.backlog > BACKLOG_MAX:
+            self.hear()
+            if self._companion.backlog > BACKLOG_MAX:
+                self._counts["stalls"] += 1
+                return Ended.IDLE
+        return self._replica.guest.run_freely()
+
+    # The other guest
+
+    def hear(self) -> None:
+        """What the secondary's guest said."""
+        try:
+            if self._companion.backlog:
+                self._companion.flush()
+            if self._companion.peer_left:
+                raise PeerLost("the peer ended its side")
+            while (word := self._companion.receive()) is not None:
+                self._act_on(word)
+        except (PeerLost, ProtocolViolation):
+            self._peer_runs = False
+            self._machine.call(self._companion.fileno(), None)
+
+    def _act_on(self, word: Message) -> None:
+        match word:
+            case Said(epoch=epoch, packets=packets) if epoch == self._epoch:
+                for port, frame in packets:
+                    self._counts["outputs-compared"] += 1
+                    self._gate.heard(port, frame)
+            case Said() | Diverged() | Progress():
+                return  # of an epoch that is over, whatever its policy was
+            case _:
+                raise ProtocolViolation(f"expected Said, the peer sent {brief(word)}")

@@ -1,0 +1,185 @@
+"""Policy ``colo`` on the secondary: its guest runs, with the primary's inputs, and is overheard.
+
+The guest began as the primary was at the last cut.  What the primary's guest is given comes on the companion
+connection, and is given to ours: frames after the rewriter (:mod:`colo.rewrite`) moved them into its own
+sequence numbers.  What ours says goes back the same way, in the numbers that clients know, to be compared
+(:mod:`colo.filters.compared`); the world hears none of it.
+
+A survivor is the guest as it runs: what the world heard since the cut, this guest said too.  The inputs that
+are still on their way are given to it first; the frames of the last moment, and of the console all that the
+primary has not told to be heard, it says again, because the primary may have died before it did.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from colo.errors import PeerLost, ProtocolViolation
+from colo.filters.console import PORT
+from colo.filters.diverted import Sayings
+from colo.messages import Log, Message, Packet, Said
+from colo.node.replica import Replica
+from colo.node.standby_frames import StandbyFrames
+from colo.node.translation import Translation
+from colo.peer import brief
+from colo.transport.companion import Companion
+from vmm.machine import Ended
+
+WORD_BYTES = 256 << 10
+OWN_EVENTS = ("snapshot", "announce")
+"""Inputs that concern the node that had them, and no other."""
+REPEATED_S, REPEATED_MAX = 0.1, 1024
+"""Frames of the last moment are said again by a survivor: TCP takes them for what a network may do."""
+CONSOLE_KEPT = 1 << 20
+"""Bytes that the world may not have heard; the oldest go."""
+FRAMES_ROUND_S = 0.2
+
+
+class Runner:
+    """For the guest's thread, but for the constructor."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        companion: Companion,
+        frames: dict[str, StandbyFrames],
+        translation: Translation,
+        violated: Callable[[str], None],
+    ) -> None:
+        self._replica = replica
+        self._machine = replica.machine
+        self._companion = companion
+        self._frames = frames
+        self._translation = translation
+        self._violated = violated
+        self._sayings = Sayings([*replica.nets, *replica.consoles], self._speak_soon)
+        self._epoch = -1
+        self._next: Message | None = None
+        self._recent: deque[tuple[float, Packet]] = deque(maxlen=REPEATED_MAX)
+        self._console = bytearray()
+        self._console_at = 0
+        """How many bytes of the epoch come before those that are kept."""
+        self._round_s = 0.0
+        self.given = 0
+        """Inputs, of all epochs."""
+
+    # The life of one epoch
+
+    def begin(self, epoch: int) -> None:
+        """The machine is the epoch's, installed and loaded."""
+        machine, replica = self._machine, self._replica
+        self._epoch = epoch
+        self._recent.clear()
+        self._console.clear()
+        self._console_at = 0
+        machine.door.forget()
+        machine.listen(False)
+        machine.pacer.start(machine.clock.now_ns)
+        machine.watch(self._look)
+        machine.call(self._companion.fileno(), self.hear)
+        replica.guest.drive_by(self._run, self._companion.fileno())
+        self._translation.begin()
+        self._sayings.begin()
+        self.hear()
+
+    def end(self) -> None:
+        """Stand still, and be an ordinary machine again, in what way it is to go on."""
+        machine = self._machine
+        self._sayings.end()
+        machine.watch(None)
+        machine.call(self._companion.fileno(), None)
+        machine.listen(True)
+        self._replica.guest.drive_by(None)
+
+    # Running
+
+    def _run(self) -> Ended:
+        """A guest that ended stands still: if the primary's did too, its node says so."""
+        ended = self._replica.guest.run_freely()
+        return ended if ended in (Ended.REQUEST, Ended.PAUSED, Ended.TIME) else Ended.IDLE
+
+    def hear(self) -> None:
+        """What the primary's guest was given, ours is given."""
+        try:
+            while (word := self._word()) is not None and getattr(word, "epoch", -1) <= self._epoch:
+                self._next = None
+                if getattr(word, "epoch", -1) < self._epoch:
+                    continue  # of an epoch that is over, whatever its policy was
+                if not isinstance(word, Log):
+                    raise ProtocolViolation(f"expected Log, the peer sent {brief(word)}")
+                self._give(word)
+        except PeerLost:
+            self._machine.call(self._companion.fileno(), None)
+        except ProtocolViolation as exc:
+            self._machine.call(self._companion.fileno(), None)
+            self._violated(str(exc))
+        if self._next is not None:  # it waits for its epoch, and so does all behind it
+            self._machine.call(self._companion.fileno(), None)
+
+    def _word(self) -> Message | None:
+        if self._next is None:
+            self._next = self._companion.receive()
+        return self._next
+
+    def _give(self, word: Log) -> None:
+        for frames in self._frames.values():
+            frames.collect()
+        for _, port, payload in word.inputs:
+            if port not in self._machine.door.ports:
+                raise ProtocolViolation(f"an input for {port!r}, which is no port here")
+            if port in OWN_EVENTS:
+                continue
+            if port in self._frames:
+                self._frames[port].given(payload)
+            self._machine.door.enter(port, self._replica.to_guest(port, payload))
+            self.given += 1
+        self._forget_console(word.spoken.get(PORT, 0) - self._console_at)
+
+    def _speak_soon(self) -> None:
+        """The guest said something: tell it between this block and the next."""
+        self._machine.cpu.request_stop()
+
+    def _look(self, waits: bool) -> None:
+        """Between two blocks."""
+        now_s = time.monotonic()
+        while packets := self._sayings.take(WORD_BYTES):
+            for packet in packets:
+                self._keep(now_s, packet)
+            with suppress(PeerLost):  # met, and acted on, elsewhere
+                self._companion.send(Said(self._epoch, packets))
+        if now_s - self._round_s >= FRAMES_ROUND_S:
+            self._round_s = now_s
+            for frames in self._frames.values():
+                frames.collect()
+                frames.committed()
+
+    # What the primary may die before it says
+
+    def _keep(self, now_s: float, packet: Packet) -> None:
+        port, data = packet
+        if port != PORT:
+            self._recent.append((now_s, packet))
+            return
+        self._console += data
+        self._forget_console(len(self._console) - CONSOLE_KEPT)
+
+    def _forget_console(self, count: int) -> None:
+        if count > 0:
+            del self._console[:count]
+            self._console_at += count
+
+    # Taking over
+
+    def drain(self) -> None:
+        """Every input that the primary's guest had, as far as it came; no more will."""
+        self._companion.shut()
+        self._look(waits=False)
+        self.hear()
+
+    def repeated(self) -> list[Packet]:
+        since_s = time.monotonic() - REPEATED_S
+        console = [(PORT, bytes(self._console))] if self._console else []
+        return [*(packet for at_s, packet in self._recent if at_s >= since_s), *console]
