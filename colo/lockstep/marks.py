@@ -37,6 +37,11 @@ def window(ram: Bytes, first_page: int) -> bytes:
     return page_hashes(ram[at : at + WINDOW_PAGES * PAGE_SIZE]).tobytes()
 
 
+def windows(ram_bytes: int) -> int:
+    """How many there are."""
+    return -(-ram_bytes // (WINDOW_PAGES * PAGE_SIZE))
+
+
 def next_window(first_page: int, ram_bytes: int) -> int:
     """Where the window after this one begins."""
     following = first_page + WINDOW_PAGES

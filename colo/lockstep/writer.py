@@ -56,10 +56,10 @@ class LogWriter:
         while len(self._inputs) > INPUTS_MAX or _bytes_of(self._inputs) > WORD_BYTES:
             some = self._some_inputs()
             words.append(Log(self.epoch, some[-1][0], some, [], dict(spoken)))
-        while len(self._outputs) > OUTPUTS_MAX:
-            outputs, self._outputs = self._outputs[:OUTPUTS_MAX], self._outputs[OUTPUTS_MAX:]
-            words.append(Log(self.epoch, self.frontier_ns, [], outputs, dict(spoken)))
-        words.append(Log(self.epoch, now_ns, self._inputs, self._outputs, dict(spoken)))
+        # Only a guest that stands at the frontier has said all of them.
+        first, *rest = _pieces(self._outputs)
+        words.append(Log(self.epoch, now_ns, self._inputs, first, dict(spoken)))
+        words += [Log(self.epoch, now_ns, [], outputs, dict(spoken)) for outputs in rest]
         self._inputs, self._outputs = [], []
         self.frontier_ns = now_ns
         return words
@@ -75,6 +75,11 @@ class LogWriter:
         some, self._inputs = self._inputs[:count], self._inputs[count:]
         self.frontier_ns = some[-1][0]
         return some
+
+
+def _pieces(outputs: list[int]) -> list[list[int]]:
+    """For one word each; one at least."""
+    return [outputs[at : at + OUTPUTS_MAX] for at in range(0, max(len(outputs), 1), OUTPUTS_MAX)]
 
 
 def _bytes_of(inputs: list[LoggedInput]) -> int:

@@ -62,7 +62,8 @@ class Logged:
         self._spoken: dict[str, int] = {}
         self._last_word_s = self._last_mark_s = 0.0
         self._marked_ns = -1
-        self._window = 0
+        self._window = self._windows_left = 0
+        """Of RAM: the first page of the next, and how many there are to go since the guest last moved."""
         self._states: deque[tuple[int, Mapping[str, bytes]]] = deque(maxlen=MARKS_KEPT)
         self._counts = {"log-words": 0, "marks": 0, "stalls": 0, "early-frames": 0}
 
@@ -141,8 +142,14 @@ class Logged:
     # Words
 
     def _publish(self) -> None:
-        """Everything up to this instant."""
-        self._send(self._writer.take(self._machine.clock.now_ns, self._spoken))
+        """Everything up to this instant; what was taken for the next word waits for the last of them."""
+        words = self._writer.take(self._machine.clock.now_ns, self._spoken)
+        if len(words) > 1:
+            last = self._words + len(words)
+            self._waiting = deque(
+                (max(word, last) if word > self._words else word, packet) for word, packet in self._waiting
+            )
+        self._send(words)
 
     def _send(self, words: Sequence[Log | Mark]) -> None:
         if not self._peer_follows:
@@ -175,7 +182,8 @@ class Logged:
         if since_s >= (SILENCE_WAITING_S if waits and not news else SILENCE_RUNNING_S) or (waits and news):
             if news or self._machine.clock.now_ns != self._writer.frontier_ns:
                 self._publish()
-            if now_s - self._last_mark_s >= MARK_EVERY_S and self._machine.clock.now_ns != self._marked_ns:
+            moved = self._machine.clock.now_ns != self._marked_ns
+            if now_s - self._last_mark_s >= MARK_EVERY_S and (moved or self._windows_left):
                 self._mark(now_s)
         if self._is_late(now_s):
             self._machine.pause()
@@ -184,6 +192,9 @@ class Logged:
         machine = self._machine
         self._publish()
         now_ns = machine.clock.now_ns
+        if now_ns != self._marked_ns:
+            self._windows_left = marks.windows(machine.ram.size)  # a guest that then waits is scanned once
+        self._windows_left -= 1
         sections = machine.everything_unchecked()
         self._states.append((now_ns, sections))
         pages = marks.window(machine.ram.array, self._window)

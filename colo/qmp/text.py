@@ -28,7 +28,8 @@ DEPTH_MAX = 64
 QUOTE_MAX = 200
 """Characters of somebody's text that are said back to them."""
 
-_IN_STRING = re.compile(rb'["\\\n\xff]')
+_IN_STRING = re.compile(rb'["\n\xff]|\\[^\xff]', re.DOTALL)
+"""An escape is one mark of two bytes; it hides everything but the byte that always begins anew."""
 _OUTSIDE = re.compile(rb'["{}\[\]\n\xff]')
 _BLANK = b" \t\r\n"
 _KINDS = {"int": "integer", "str": "string", "bool": "boolean", "float": "number"}
@@ -71,16 +72,14 @@ class Framer:
         while True:
             found = (_IN_STRING if self._quoted else _OUTSIDE).search(self._buffer, self._at)
             if found is None:
-                # An escape may already have been skipped whose second half is not here yet.
-                self._at = max(self._at, len(self._buffer))
+                half = self._quoted and self._buffer.endswith(b"\\", self._at)  # the rest of it is to come
+                self._at = len(self._buffer) - half
                 return None
             self._at = found.end()
             mark = found.group()
             if mark == b"\xff" or (mark == b"\n" and (self._quoted or not self._depth)):
                 return self._at
-            if mark == b"\\":
-                self._at += 1
-            elif mark == b'"':
+            if mark == b'"':
                 self._quoted = not self._quoted
             elif mark in b"{[":
                 if not self._depth and self._buffer[: found.start()].strip(_BLANK):

@@ -28,9 +28,9 @@ def last(said: bytes) -> int:
     return max(seconds(said), default=0)
 
 
-def repeated(first: bytes, second: bytes) -> int:
+def repeated(first: bytes, second: bytes, mib: int = 1, ms: int = 10) -> int:
     """How many bytes the second node said again; fails unless both together are the one history."""
-    whole = text(max(last(first), last(second)) + 3)
+    whole = text(max(last(first), last(second)) + 3, mib, ms)
     assert first == whole[: len(first)], "the first node contradicts itself"
     assert len(second) >= PIECE_MIN, "the second node says nothing"
     at = whole.find(second)

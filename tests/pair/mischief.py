@@ -36,6 +36,17 @@ def impatient(stall_s: float = 1.0) -> None:
     leading.STALL_S = stall_s
 
 
+def patient(wait_ms: float = 1e6) -> None:
+    """Policy ``colo`` waits for what the other guest says late, on however busy a host: then it said it."""
+    import msgspec
+
+    from colo.filters.compared import SETTINGS, ComparedOutput
+
+    names = ("wait_ms", "ack_wait_ms", "console_wait_ms", "alone_ms")
+    settings = msgspec.structs.replace(SETTINGS, **dict.fromkeys(names, wait_ms))
+    ComparedOutput.__init__.__kwdefaults__["settings"] = settings  # type: ignore[index]
+
+
 # Acts
 
 

@@ -50,11 +50,15 @@ _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(PRELOADED)
 
 
+Mischief = Callable[[], None]
+"""What a test does to a node from inside (:mod:`tests.pair.mischief`)."""
+
+
 def no_mischief() -> None:
-    """What tests do to most nodes from inside (:mod:`tests.pair.mischief`)."""
+    """To most."""
 
 
-def _node(log: str, words: list[str], mischief: Callable[[], None]) -> None:
+def _node(log: str, words: list[str], mischief: Mischief) -> None:
     """In the new process."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no node outlives its test
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -85,7 +89,7 @@ class Node:
     """A started node.  Files of its name in ``place`` have its console, log and trace."""
 
     def __init__(
-        self, place: Path, name: str, words: tuple[str, ...], mischief: Callable[[], None] = no_mischief
+        self, place: Path, name: str, words: tuple[str, ...], mischief: Mischief = no_mischief
     ) -> None:
         self.name = name
         self.qmp = place / f"{name}.qmp"
@@ -220,7 +224,7 @@ class Bench:
         name: str,
         *words: str,
         guest: tuple[str, ...] = COUNTER,
-        mischief: Callable[[], None] = no_mischief,
+        mischief: Mischief = no_mischief,
     ) -> Node:
         """Started, and not waited for.  Words that are given twice count the last time."""
         fixed = (*guest, *TIMING, "--pair", "p", "--arbiter", f"file:{self.arbiter}")
@@ -233,7 +237,7 @@ class Bench:
         name: str,
         *words: str,
         guest: tuple[str, ...] = COUNTER,
-        mischief: Callable[[], None] = no_mischief,
+        mischief: Mischief = no_mischief,
     ) -> Node:
         """A secondary at its own Unix socket."""
         words = ("--incoming", f"unix:{self.place / f'{name}.link'}", *words)
@@ -262,7 +266,7 @@ class Bench:
         certificates: Path,
         *words: str,
         guest: tuple[str, ...] = COUNTER,
-        mischief: Callable[[], None] = no_mischief,
+        mischief: Mischief = no_mischief,
     ) -> tuple[Node, Node, Relay]:
         """In COLO state over TLS.  The secondary's own certificate has the name that is dialled."""
         words = ("--certs", str(certificates), *words)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import chain
 
 from colo.messages import Channel, Message
 from colo.peer import brief
@@ -100,7 +101,7 @@ class Relay:
         self._cut: set[tuple[Direction, Channel]] = set()
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._sockets: list[socket.socket] = []
+        self._sockets: dict[Channel, list[socket.socket]] = {channel: [] for channel in Channel}
         self._listener = self._listen()
         self._start(self._accept)
 
@@ -115,11 +116,12 @@ class Relay:
         self.sever()
         self._cut.clear()
 
-    def sever(self) -> None:
-        """Close every connection, both ways, at once."""
-        for each in self._sockets:
-            with suppress(OSError):  # it has ended already
-                each.shutdown(socket.SHUT_RDWR)
+    def sever(self, channels: Iterable[Channel] = Channel) -> None:
+        """Close the connections, both ways, at once."""
+        for channel in channels:
+            for each in self._sockets[channel]:
+                with suppress(OSError):  # it has ended already
+                    each.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._closing.set()
@@ -130,7 +132,7 @@ class Relay:
         for thread in self._threads:
             thread.join(JOIN_S)
             assert not thread.is_alive(), "a rule of the relay does not return"
-        for each in self._sockets:
+        for each in chain.from_iterable(self._sockets.values()):
             each.close()
 
     def __enter__(self) -> Relay:
@@ -160,18 +162,18 @@ class Relay:
         with suppress(OSError):  # closed, as this ends
             while not self._closing.is_set():
                 near, _ = self._listener.accept()
-                self._sockets.append(near)
                 self._join(near)
 
     def _join(self, near: socket.socket) -> None:
         preamble = near.recv(PREAMBLE_SIZE, socket.MSG_WAITALL)
         channel = next(each for each, said in PREAMBLES.items() if said == preamble)
+        self._sockets[channel].append(near)
         try:
             far = self._dial()
         except OSError:
             near.close()  # as it would be where nobody listens
             return
-        self._sockets.append(far)
+        self._sockets[channel].append(far)
         far.sendall(preamble)
         self._start(self._pump, Flow(channel, TO_SECONDARY, near, far))
         self._start(self._pump, Flow(channel, TO_PRIMARY, far, near))

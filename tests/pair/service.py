@@ -6,6 +6,7 @@ socket what the primary said is in the secondary's queue, and policies count on 
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from collections.abc import Callable, Iterator
@@ -13,12 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
 from colo.network.host import Network
 from colo.network.links import TAPS
 from colo.transport.address import Address
 from tests.network.support import inside
 from tests.pair.crowd import Counted, Crowd, Question, forget, kv, redis
-from tests.pair.nodes import LIMIT_S, Bench, Node, protect
+from tests.pair.nodes import LIMIT_S, Bench, Mischief, Node, no_mischief, protect
 
 T = TypeVar("T")
 PORTS: dict[str, tuple[int, Callable[[int], Question]]] = {
@@ -32,6 +35,9 @@ POLICIES = {
     "lockstep": ("--policy", "lockstep", *SELDOM),
     "colo": ("--policy", "colo", *SELDOM),
 }
+campaign = pytest.mark.skipif(
+    "COLO_TEST_CAMPAIGN" not in os.environ, reason="takes an hour, with its like: set COLO_TEST_CAMPAIGN=1"
+)
 PER_CONNECTION_MAX = 40
 """Replies of each connection before something happens, at most."""
 
@@ -49,25 +55,28 @@ class Service:
 
     # Nodes
 
-    def start(self, *words: str, incoming: bool) -> Node:
+    def start(self, *words: str, incoming: bool, mischief: Mischief = no_mischief) -> Node:
         """A node on a TAP that no living node has."""
         begin = self.bench.incoming if incoming else self.bench.start
-        return self._on_tap(begin, f"n{len(self.bench.nodes)}", *words)
+        return self._on_tap(begin, f"n{len(self.bench.nodes)}", *words, mischief=mischief)
 
-    def _on_tap(self, begin: Callable[..., Node], name: str, *words: str) -> Node:
+    def _on_tap(
+        self, begin: Callable[..., Node], name: str, *words: str, mischief: Mischief = no_mischief
+    ) -> Node:
         tap = next(tap for tap in TAPS if tap not in self._taps or not self._taps[tap].alive)
         assert self.network.namespace is not None
         guest = (self.guest, "--load", str(self._snapshot), "--net", self.network.nic(tap))
         guest += ("--netns", self.network.namespace)
-        node = self._taps[tap] = begin(name, *words, guest=guest)
+        node = self._taps[tap] = begin(name, *words, guest=guest, mischief=mischief)
         return node
 
     def tap(self, node: Node) -> str:
         return next(tap for tap, each in self._taps.items() if each is node)
 
-    def pair(self, *words: str) -> tuple[Node, Node]:
-        """In COLO state."""
-        primary, secondary = self.start(*words, incoming=False), self.start(*words, incoming=True)
+    def pair(self, *words: str, mischief: Mischief = no_mischief) -> tuple[Node, Node]:
+        """In COLO state; ``mischief`` is the primary's."""
+        primary = self.start(*words, incoming=False, mischief=mischief)
+        secondary = self.start(*words, incoming=True)
         primary.ready()
         secondary.ready()
         protect(primary, secondary.link)
@@ -82,6 +91,10 @@ class Service:
         secondary.ready()
         protect(primary, Address.parse(secondary.listens()))
         return primary, secondary
+
+    def alone(self, *words: str, mischief: Mischief = no_mischief) -> Node:
+        """A primary that nobody protects yet: :meth:`protect_again`."""
+        return self.start(*words, incoming=False, mischief=mischief).ready()
 
     def protect_again(self, survivor: Node, *words: str) -> Node:
         """By a new node."""

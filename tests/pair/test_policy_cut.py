@@ -30,6 +30,19 @@ def test_a_cut_link(bench: Bench, certificates: Path, policy: str, directions: t
 
 
 @by_policy
+@pytest.mark.parametrize("channel", Channel)
+def test_one_connection_ends(bench: Bench, certificates: Path, policy: str, channel: Channel) -> None:
+    primary, secondary, relay = in_colo(bench, certificates, policy)
+    relay.sever([channel])
+    if (channel, policy) == (
+        Channel.COMPANION,
+        "periodic",
+    ):  # which misses it as soon as somebody talks there
+        primary.execute("migrate-set-parameters", **{"x-policy": "lockstep"})
+    one_goes_on(primary, secondary)
+
+
+@by_policy
 @pytest.mark.parametrize("channel", [Channel.PROTOCOL, Channel.HEARTBEAT])
 def test_one_connection_is_cut(bench: Bench, certificates: Path, policy: str, channel: Channel) -> None:
     primary, secondary, relay = in_colo(bench, certificates, policy)

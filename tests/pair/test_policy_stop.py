@@ -100,3 +100,20 @@ def test_a_console_after_a_stop(bench: Bench, policy: str) -> None:
     assert primary.said == heard, "a primary that had lost spoke"
     repeated(heard, secondary.said)
     assert heard == text(last(heard) + 1)[: len(heard)]
+
+
+@needs_root
+@by_policy
+def test_a_short_stop_is_no_death(serve: Callable[[str], Service], policy: str) -> None:
+    choice = random.Random(SEED)
+    service = serve("redis")
+    primary, secondary = service.pair(*POLICIES[policy])
+    service.clients(4)
+    for node in (primary, secondary) * 2:
+        service.a_while(choice)
+        with stopped(node):
+            pass
+        service.crowd.go_on()
+    assert (primary.migration, secondary.status) == ("colo", "colo")
+    primary.kill()
+    service.is_whole()

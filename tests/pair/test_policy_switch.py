@@ -12,9 +12,10 @@ from colo.policy import POLICIES as RULES
 from tests.network.support import needs_root
 from tests.pair.history import last, repeated
 from tests.pair.nodes import Bench, Node, until
-from tests.pair.service import POLICIES, Service
+from tests.pair.service import POLICIES, Service, campaign
 
 SEED = 7
+CAMPAIGN_KILLS = 40
 WALK = ("lockstep", "periodic", "colo", "lockstep", "colo", "periodic")
 """After "periodic": each ordered pair once."""
 EVIDENCE = {Life.FOLLOW: "log-words", Life.RUN: "inputs-mirrored"}
@@ -88,3 +89,24 @@ def test_a_console_is_one_history_whatever_the_policy(bench: Bench, policy: str)
     before = last(primary.said)
     until(lambda: last(secondary.said) > before + 2)
     repeated(primary.said, secondary.said)
+
+
+@pytest.mark.long
+@campaign
+@needs_root
+def test_a_campaign_of_changes(serve: Callable[[str], Service]) -> None:
+    """Whatever is under way when the policy changes or a node dies."""
+    choice = random.Random(SEED)
+    service = serve("kv")
+    primary, secondary = service.pair()
+    service.clients(8)
+    for _ in range(CAMPAIGN_KILLS):
+        for _ in range(choice.randrange(4)):
+            primary.execute("migrate-set-parameters", **{"x-policy": choice.choice(list(RULES))})
+            service.crowd.count_to(service.crowd.replies + choice.randrange(40))
+        victim = choice.choice([primary, primary, secondary])
+        victim.kill()
+        service.crowd.go_on()
+        primary = secondary if victim is primary else primary
+        secondary = service.protect_again(primary, "--policy", choice.choice(list(RULES)))
+    service.is_whole()

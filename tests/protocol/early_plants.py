@@ -7,13 +7,14 @@ In the rules themselves (:mod:`colo.node.logged`, :mod:`colo.node.compared`), in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
 
 from colo.errors import PeerLost
-from colo.messages import Life, Log, Message, Packet, Progress, Said
+from colo.filters.console import PORT
+from colo.life import Life
+from colo.messages import Log, Message, Packet, Progress, Said
 from colo.node.compared import Compared
 from colo.node.follower import Follower
 from colo.node.logged import Logged
@@ -26,10 +27,18 @@ from tests.protocol.toy_secondary import ToySecondary
 class SaysFirst(Logged):
     """What is said goes out, and then into the log."""
 
-    def _publish_for(self, packets: Sequence[Packet]) -> None:
-        for port, frame in packets:
-            self._hold.say(port, frame)
-        super()._publish_for([])
+    def offer(self, port: str, frame: bytes) -> bool:
+        if not self._is_open or not self._peer_follows:
+            return False
+        self._hold.say(port, frame)
+        self._publish()
+        return True
+
+    def open(self) -> None:
+        self._is_open = self._peer_follows
+        for packet in self._hold.take_open() if self._is_open else []:
+            self._hold.say(*packet)
+        self._publish()
 
 
 class SaysWithoutFrontier(Logged):
@@ -68,10 +77,14 @@ class KeepsWhatItTook(Logged):
 class TellsBeforeItSays(Logged):
     """What waits for the log is counted among what the world has heard."""
 
-    def _publish_for(self, packets: Sequence[Packet]) -> None:
-        for port, frame in packets:
-            self._spoken[port] = self._spoken.get(port, 0) + len(frame)
-        super()._publish_for(packets)
+    def offer(self, port: str, frame: bytes) -> bool:
+        self._spoken[port] = self._spoken.get(port, 0) + len(frame)
+        return super().offer(port, frame)
+
+    def _say_held(self) -> None:
+        counted = dict(self._spoken)
+        super()._say_held()
+        self._spoken.update(counted)
 
 
 class LogsOnlyOutput(Logged):
@@ -248,6 +261,22 @@ class HearsTheDead(Compared):
 
     def _act_on(self, word: Message) -> None:
         super()._act_on(msgspec.structs.replace(word, epoch=self._epoch) if isinstance(word, Said) else word)
+
+
+class RepeatsNoConsole(Runner):
+    """A survivor says frames again, and nothing of what a reader of the console may not have seen."""
+
+    def repeated(self) -> list[Packet]:
+        return [packet for packet in super().repeated() if packet[0] != PORT]
+
+
+class ShowsTooEarly(Compared):
+    """The console's bytes are told as seen when the guest says them."""
+
+    def offer(self, port: str, frame: bytes) -> bool:
+        if port == PORT:
+            self._shown += len(frame)
+        return super().offer(port, frame)
 
 
 class GivesOldInputs(Runner):

@@ -94,7 +94,7 @@ class Simulator:
             self.run(seed, plan)
         return self.runs - runs
 
-    def late(self, seed: int, after: tuple[int, ...] = (12, 24, 40), length: int = 60) -> int:
+    def late(self, seed: int, after: tuple[int, ...] = (16,), length: int = 60) -> int:
         """The secondary stands still from every step on, and loses its primary before it goes on."""
         runs = self.runs
         for step in range(self.run(seed).now):

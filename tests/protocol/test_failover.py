@@ -26,8 +26,8 @@ SHORT = parts("periodic", **BRIEF)
 LONGER = parts("periodic", **{**BRIEF, "epochs": 2})
 SHORTEST = 120
 """Runs that one interleaving gives, at least."""
-KILLED_AT_EVERY_STEP = range(10)
-OTHERWISE_AT_EVERY_STEP = 100
+KILLED_AT_EVERY_STEP = range(9)
+OTHERWISE_AT_EVERY_STEP = 104
 OTHERWISE = [
     Fault.VANISH,
     Fault.PAUSE,
@@ -69,7 +69,7 @@ def test_a_guest_that_switches_itself_off_is_heard_out_whoever_is_killed_meanwhi
 def test_several_faults_at_random() -> None:
     """More of them is what tools/simulate.py is for."""
     simulator = Simulator()
-    for seed in range(BLOCK, BLOCK + 300):
+    for seed in range(BLOCK, BLOCK + 150):
         simulator.random(seed)
 
 

@@ -154,6 +154,7 @@ class ToySecondary:
         self.be_current()
         self.meanwhile()
         self.witness.noted(machine, "takes over from", self.epoch)
+        self.witness.noted(machine, "had to", self.life.value)
         machine.replica.unmute()
         machine.door.enter(ANNOUNCE, machine.rng.randbytes(8))
         for port, frame in self.unsaid:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from colo.errors import ControlError, FrameError
@@ -53,6 +53,7 @@ def test_bytes_of_any_kind_give_the_same_texts_however_they_are_cut(data: bytes,
     assert fed(data, cuts) == fed(data)
 
 
+@example(b'"\\', {})
 @given(st.binary(max_size=60), objects)
 def test_after_a_byte_ff_the_next_message_is_found(noise: bytes, message: dict[str, Any]) -> None:
     framer = Framer()
