@@ -7,7 +7,7 @@ comes here as a request; the many that one difference causes are one, because a 
 from __future__ import annotations
 
 from colo.life import Life
-from colo.policy.facts import Decision, Facts, at_once
+from colo.policy.facts import Decision, Facts, by_then
 
 DELAY_MS_DEFAULT = 10_000
 """When nothing differs a checkpoint only bounds how much must be sent at the next one (QEMU: 20 s)."""
@@ -24,9 +24,4 @@ class Colo:
         self.delay_ms = DELAY_MS_DEFAULT if delay_ms is None else delay_ms
 
     def decide(self, facts: Facts) -> Decision:
-        urgent = at_once(facts)
-        if urgent is not None:
-            return urgent
-        if facts.since_ms >= self.delay_ms:
-            return Decision("period")
-        return Decision(None, self.delay_ms - facts.since_ms)
+        return by_then(facts, self.delay_ms)

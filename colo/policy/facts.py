@@ -45,6 +45,16 @@ class Policy(Protocol):
     def decide(self, facts: Facts) -> Decision: ...
 
 
+def by_then(facts: Facts, period_ms: float) -> Decision:
+    """A checkpoint that is urgent now, and another one when ``period_ms`` have passed."""
+    urgent = at_once(facts)
+    if urgent is not None:
+        return urgent
+    if facts.since_ms >= period_ms:
+        return Decision("period")
+    return Decision(None, period_ms - facts.since_ms)
+
+
 def at_once(facts: Facts) -> Decision | None:
     """What every policy does: a checkpoint that was asked for, or that output waits for, is made."""
     if facts.requested is not None:

@@ -10,7 +10,7 @@ somebody asks.
 from __future__ import annotations
 
 from colo.life import Life
-from colo.policy.facts import DELAY_MS_MAX, Decision, Facts, at_once
+from colo.policy.facts import DELAY_MS_MAX, Decision, Facts, by_then
 
 
 class Lockstep:
@@ -24,9 +24,4 @@ class Lockstep:
         self.delay_ms = DELAY_MS_MAX if delay_ms is None else delay_ms
 
     def decide(self, facts: Facts) -> Decision:
-        urgent = at_once(facts)
-        if urgent is not None:
-            return urgent
-        if facts.since_ms >= self.delay_ms:
-            return Decision("period")
-        return Decision(None, self.delay_ms - facts.since_ms)
+        return by_then(facts, self.delay_ms)

@@ -8,7 +8,7 @@ pair, in which nothing is held and nobody asked, waits longer, because nobody wa
 from __future__ import annotations
 
 from colo.life import Life
-from colo.policy.facts import Decision, Facts, at_once
+from colo.policy.facts import Decision, Facts, by_then
 
 DELAY_MS_DEFAULT = 20
 """Remus's shortest period was 25 ms; a pause here is well under a millisecond for a quiet guest."""
@@ -26,10 +26,4 @@ class Periodic:
         self.delay_ms = DELAY_MS_DEFAULT if delay_ms is None else delay_ms
 
     def decide(self, facts: Facts) -> Decision:
-        urgent = at_once(facts)
-        if urgent is not None:
-            return urgent
-        period = self.delay_ms if facts.held_packets else self.delay_ms * IDLE_FACTOR
-        if facts.since_ms >= period:
-            return Decision("period")
-        return Decision(None, period - facts.since_ms)
+        return by_then(facts, self.delay_ms if facts.held_packets else self.delay_ms * IDLE_FACTOR)

@@ -34,7 +34,8 @@ History = list[Event]
 @st.composite
 def histories(draw: st.DrawFn, most: int = 40) -> History:
     """In the order of their times; an output is in the middle of a block, so never at an input's time."""
-    ns, events = START_NS, []
+    ns = START_NS
+    events: History = []
     for _ in range(draw(st.integers(0, most))):
         is_input = draw(st.booleans())
         before = events[-1] if events else None
