@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from colo.errors import PeerLost, ProtocolViolation
 from colo.filters.compared import ComparedOutput
@@ -143,6 +144,9 @@ class Compared:
         """Between two blocks: what was given since the last one goes before our guest acts on it."""
         if self._inputs or self._shown != self._shown_told:
             self._send()
+        elif self._companion.backlog and self._peer_runs:
+            with suppress(PeerLost):  # met, and acted on, elsewhere
+                self._companion.flush()
         if self._companion.backlog > BACKLOG_MAX:
             self._machine.pause()
 

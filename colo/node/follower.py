@@ -96,7 +96,8 @@ class Follower:
             self._violated(str(exc))
         if self._ended and not moved:  # acted on elsewhere; a dead connection would keep us awake
             self._replica.guest.drive_by(self.follow)
-        self._replica.guest.idle_s = TELL_EVERY_S if self._done != self._told else None
+        owes = self._done != self._told or bool(self._companion.backlog)
+        self._replica.guest.idle_s = TELL_EVERY_S if owes and not self._ended else None
         return Ended.TIME if moved else Ended.IDLE
 
     def _step(self) -> bool:
@@ -108,6 +109,8 @@ class Follower:
             if self._is_due:
                 self._run()
                 return True
+            if taken:
+                self._reached()  # no time passed on the primary's side
             word = self._next
             if isinstance(word, Mark) and word.epoch == self._reader.epoch:
                 self._next = None
@@ -126,11 +129,14 @@ class Follower:
     def _run(self) -> None:
         machine, reader = self._machine, self._reader
         ended = machine.run(min(reader.frontier_ns, machine.clock.now_ns + STEP_NS))
-        if ended is Ended.TIME and not self._is_due:
-            reader.reached()
-            self._done = reader.words
+        if not self._is_due and ended not in (Ended.REQUEST, Ended.PAUSED):
+            self._reached()
         elif ended not in (Ended.TIME, Ended.REQUEST, Ended.PAUSED):
-            self._over = True  # the primary's guest ended as well, and says so in its own way
+            raise Departed(f"its guest ended ({ended.value}), the log goes on to {reader.frontier_ns} ns")
+
+    def _reached(self) -> None:
+        self._reader.reached()
+        self._done = self._reader.words
 
     def _word(self) -> Message | None:
         """The next word, which stays the next until somebody takes it."""
@@ -199,6 +205,9 @@ class Follower:
 
     def _tell(self) -> None:
         now_s = time.monotonic()
+        if self._companion.backlog:
+            with suppress(PeerLost):
+                self._companion.flush()
         if self._done != self._told and now_s - self._told_s >= TELL_EVERY_S:
             self._told, self._told_s = self._done, now_s
             self._say(Progress(self._reader.epoch, self._reader.words, self._done))

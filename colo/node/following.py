@@ -112,6 +112,8 @@ class Following:
         for frames in self._frames.values():
             frames.collect()
             frames.committed()
+        for _, packet in self._inputs:  # of a cut after which nothing came by the companion any more
+            self._match_frame(packet)
         self._rehearse_if_due()
 
     def _begin_to_live(self) -> None:
@@ -159,21 +161,28 @@ class Following:
         self.replica.statistics.totals.verified += 1
 
     def keep(self, inputs: Inputs) -> None:
-        if self._life is not Life.WAIT:
-            return  # the companion has them
-        for frames in self._frames.values():
-            frames.collect()
+        """A primary whose rule has become *wait* mirrors before that life has begun here."""
         for port, payload in inputs.packets:
             if port not in self._machine.door.ports:
                 raise ProtocolViolation(f"epoch {inputs.epoch}: an input for {port!r}, which is no port here")
             if port not in OWN_EVENTS:
                 self._inputs.append((inputs.epoch, (port, payload)))
                 self._inputs_bytes += len(payload)
-            if port in self._frames:
-                self._frames[port].given(payload)
         while len(self._inputs) > INPUTS_KEPT or self._inputs_bytes > INPUTS_BYTES_KEPT:
             self._forget_oldest_input()
+        if self._life is not Life.WAIT:
+            return  # the frames are the guest's thread's
+        for frames in self._frames.values():
+            frames.collect()
+        for packet in inputs.packets:
+            self._match_frame(packet)
         self._rehearse_if_due()
+
+    def _match_frame(self, packet: Packet) -> None:
+        """A frame that the primary's guest was given is no longer one that it may not have heard."""
+        port, payload = packet
+        if port in self._frames:
+            self._frames[port].given(payload)
 
     def _rehearse_if_due(self) -> None:
         """When there is something to rehearse: the inputs that a survivor would have to answer."""

@@ -145,6 +145,9 @@ class Runner:
     def _look(self, waits: bool) -> None:
         """Between two blocks."""
         now_s = time.monotonic()
+        if self._companion.backlog:
+            with suppress(PeerLost):
+                self._companion.flush()
         while packets := self._sayings.take(WORD_BYTES):
             for packet in packets:
                 self._keep(now_s, packet)

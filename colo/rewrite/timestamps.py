@@ -55,18 +55,21 @@ class Stamps:
         """What the client may see for the guest's time stamp ``own``."""
         self.last = own
         shown = (own + self.shift) & MASK
-        floor = self.floor
+        behind = self._behind(shown)
+        if behind > HOLD_MAX:
+            self.shift = (self.shift + behind) & MASK
+        return (shown + behind) & MASK
+
+    def _behind(self, shown: int) -> int:
+        """How far ``shown`` is before the least that may be shown; with a guard that can be past ``HALF``."""
+        behind = 0 if self.floor is None else (self.floor - shown) & MASK
+        if behind >= HALF:
+            behind = 0
         if self.guard:
             self.guard = False
-            ahead = shown if floor is None else latest(shown, floor)
-            floor = self.floor = (ahead + MARGIN) & MASK
-        if floor is not None:
-            behind = (floor - shown) & MASK
-            if 0 < behind < HALF:
-                if behind > HOLD_MAX:
-                    self.shift = (self.shift + behind) & MASK
-                return floor
-        return shown
+            behind += MARGIN
+            self.floor = (shown + behind) & MASK
+        return behind
 
     def inward(self, echo: int) -> int:
         """What the guest may see for the client's ``echo``."""

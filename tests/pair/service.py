@@ -31,14 +31,18 @@ PORTS: dict[str, tuple[int, Callable[[int], Question]]] = {
 SELDOM = ("--checkpoint-delay", "3600000")
 """A checkpoint is made when something calls for it, and never because time has passed."""
 POLICIES = {
-    "periodic": ("--policy", "periodic", "--checkpoint-delay", "20"),
+    "periodic": ("--policy", "periodic", "--checkpoint-delay", "10"),
     "lockstep": ("--policy", "lockstep", *SELDOM),
     "colo": ("--policy", "colo", *SELDOM),
 }
+by_policy = pytest.mark.parametrize(
+    "policy", [pytest.param("periodic", marks=pytest.mark.long), "lockstep", "colo"]
+)
+"""``periodic`` is what all the other files of this folder are about."""
 campaign = pytest.mark.skipif(
     "COLO_TEST_CAMPAIGN" not in os.environ, reason="takes an hour, with its like: set COLO_TEST_CAMPAIGN=1"
 )
-PER_CONNECTION_MAX = 40
+PER_CONNECTION_MAX = 30
 """Replies of each connection before something happens, at most."""
 
 
@@ -113,8 +117,8 @@ class Service:
         )
 
     def clients(self, count: int) -> None:
-        """So many more connections, each of which counts."""
-        for _ in range(count):
+        """So many connections in all, each of which counts."""
+        while len(self.crowd.members) < count:
             self.crowd.add(self.connect(), self._question(len(self.crowd.members)))
         self.crowd.go_on(2)
 

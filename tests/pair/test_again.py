@@ -21,6 +21,7 @@ import pytest
 from colo.network.host import Publish
 from colo.pair.node import PairNode
 from colo.pair.pair import Pair, PairOptions, PairState
+from colo.policy import POLICIES
 from tests.network.support import needs_root
 from tests.pair.history import last, repeated, text
 from tests.pair.nodes import LIMIT_S, Bench, Node, protect, until
@@ -144,16 +145,16 @@ async def part_in_turn(pair: Pair, client: RedisClient, times: int, part: Part) 
     await later(lambda: client.replies > before + 20 or client.failure)
 
 
-async def serve(place: Path, times: int, part: Part) -> None:
+async def serve(place: Path, times: int, part: Part, policy: str) -> None:
     port = free_port()
     said: list[str] = []
 
     def say(event: str, facts: dict[str, Any]) -> None:
         said.append(f"{event} {facts}")
 
-    options = PairOptions(
-        "redis", f"t{port}", [Publish.parse(f"127.0.0.1:{port}:6379")], node_words=PATIENT, trace=place
-    )
+    publish = [Publish.parse(f"127.0.0.1:{port}:6379")]
+    words = (*PATIENT, "--policy", policy)
+    options = PairOptions("redis", f"t{port}", publish, node_words=words, trace=place)
     pair = Pair(options, say)
     try:
         await pair.start()
@@ -190,13 +191,22 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @needs_root
 @pytest.mark.parametrize(
-    ("times", "part"),
-    [(3, by_death), (4, by_word), pytest.param(10, by_death, marks=pytest.mark.long)],
+    ("times", "part", "policy"),
+    [
+        (3, by_death, "periodic"),
+        (4, by_word, "periodic"),
+        (2, by_death, "lockstep"),
+        (2, by_death, "colo"),
+        *(pytest.param(10, by_death, policy, marks=pytest.mark.long) for policy in POLICIES),
+        *(pytest.param(4, by_word, policy, marks=pytest.mark.long) for policy in POLICIES),
+    ],
 )
-def test_no_acknowledged_write_is_lost(guest: Any, runtime: Path, times: int, part: Part) -> None:
+def test_no_acknowledged_write_is_lost(
+    guest: Any, runtime: Path, times: int, part: Part, policy: str
+) -> None:
     guest("redis")
     with tempfile.TemporaryDirectory(prefix="trace-") as traces:
-        asyncio.run(serve(Path(traces), times, part))
+        asyncio.run(serve(Path(traces), times, part, policy))
 
 
 async def kill_both() -> str | None:

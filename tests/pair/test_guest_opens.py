@@ -10,17 +10,14 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import pytest
-
 from tests.network.support import needs_root
 from tests.pair.master import KEY, Master, command
 from tests.pair.nodes import LIMIT_S
-from tests.pair.service import POLICIES, Service
+from tests.pair.service import POLICIES, Service, by_policy
 
 pytestmark = needs_root
 
 SEED = 5
-by_policy = pytest.mark.parametrize("policy", POLICIES)
 
 
 @contextmanager

@@ -23,6 +23,9 @@ pytestmark = needs_root
 
 Serve = Callable[[str], Service]
 SEED = 4
+COUNTS = (1, 4, 16)
+DEATHS = ((1, "primary"), (4, "secondary"), (4, "primary"), (16, "primary"))
+"""How many clients there are, and who dies."""
 CAMPAIGN_KILLS = 50
 CLOSE_MS = 20
 RESEED_MS = 2000
@@ -30,42 +33,28 @@ RESEED_MS = 2000
 INTERRUPTS = 200
 """It takes in sixty-four at once."""
 
-by_policy = pytest.mark.parametrize("policy", POLICIES)
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_client_notices_a_death(serve: Serve, policy: str) -> None:
+    """The first client outlives them all.
 
-@by_policy
-@pytest.mark.parametrize(("name", "count"), [("redis", 1), ("kv", 4), ("redis", 16)])
-def test_no_client_notices_a_death(serve: Serve, name: str, count: int, policy: str) -> None:
-    """First the secondary's, then, protected again, the primary's."""
-    choice = random.Random(SEED + count)
-    service = serve(name)
-    primary, secondary = service.pair(*POLICIES[policy])
-    service.clients(count)
-    service.a_while(choice)
-    secondary.kill()
-    service.crowd.go_on()
-    survivor = service.protect_again(primary, *POLICIES[policy])
-    service.clients(1)
-    service.a_while(choice)
-    primary.kill()
-    service.is_whole()
-    assert survivor.status == "running"
-
-
-@by_policy
-def test_one_connection_outlives_many_machines(serve: Serve, policy: str) -> None:
-    """Each survivor goes on with what the one before it had, translations of translations included."""
+    Each survivor goes on with what the one before it had, translations of translations included.
+    """
     choice = random.Random(SEED)
     service = serve("redis")
     primary, secondary = service.pair(*POLICIES[policy])
-    service.clients(1)
-    for _ in range(4):
+    for count, victim in DEATHS:
+        service.clients(count)
         service.a_while(choice)
-        primary.kill()
-        service.clients(1)
-        primary, secondary = secondary, service.protect_again(secondary, *POLICIES[policy])
+        if victim == "secondary":
+            secondary.kill()
+        else:
+            primary.kill()
+            primary = secondary
+        service.crowd.go_on()
+        secondary = service.protect_again(primary, *POLICIES[policy])
     service.is_whole()
-    assert (primary.facts["generation"], secondary.status) == (4, "colo")
+    assert (primary.facts["generation"], secondary.status) == (len(DEATHS), "colo")
 
 
 def test_a_guest_whose_first_connections_are_younger_than_the_checkpoint(serve: Serve) -> None:
@@ -119,9 +108,9 @@ def test_a_survivor_reads_the_log_to_its_end(serve: Serve) -> None:
 
 @pytest.mark.long
 @campaign
-@by_policy
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("name", ["redis", "kv"])
-@pytest.mark.parametrize("count", [1, 4, 16])
+@pytest.mark.parametrize("count", COUNTS)
 def test_a_campaign(serve: Serve, name: str, count: int, policy: str) -> None:
     choice = random.Random(SEED + count)
     service = serve(name)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.network.support import needs_root
 from tests.pair.nodes import until
-from tests.pair.service import POLICIES, Service
+from tests.pair.service import POLICIES, Service, by_policy
 from tests.pair.test_demand import LOST, halted, left
 from tests.pair.wire import Wire
 
@@ -18,7 +18,6 @@ pytestmark = needs_root
 
 SEED = 9
 Serve = Callable[[str], Service]
-by_policy = pytest.mark.parametrize("policy", POLICIES)
 
 
 @by_policy

@@ -14,10 +14,8 @@ from tests.network.support import needs_root
 from tests.pair.guests import lines, phoenix
 from tests.pair.history import last, repeated, text
 from tests.pair.nodes import Bench, Node, until
-from tests.pair.service import POLICIES, Service
+from tests.pair.service import POLICIES, Service, by_policy
 from tests.pair.test_guest_ends import HELLO, both_ended
-
-by_policy = pytest.mark.parametrize("policy", POLICIES)
 
 
 @by_policy

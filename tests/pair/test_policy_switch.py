@@ -12,7 +12,7 @@ from colo.policy import POLICIES as RULES
 from tests.network.support import needs_root
 from tests.pair.history import last, repeated
 from tests.pair.nodes import Bench, Node, until
-from tests.pair.service import POLICIES, Service, campaign
+from tests.pair.service import POLICIES, Service, by_policy, campaign
 
 SEED = 7
 CAMPAIGN_KILLS = 40
@@ -45,6 +45,20 @@ def test_the_walk_is_complete() -> None:
 def test_clients_work_through_every_change(serve: Callable[[str], Service]) -> None:
     choice = random.Random(SEED)
     service = serve("kv")
+    primary, _ = service.pair(*POLICIES["periodic"])
+    service.clients(4)
+    for policy in WALK:
+        become(primary, policy)
+        service.a_while(choice)
+    primary.kill()
+    service.is_whole()
+
+
+@pytest.mark.long
+@needs_root
+def test_a_primary_dies_after_every_change(serve: Callable[[str], Service]) -> None:
+    choice = random.Random(SEED)
+    service = serve("kv")
     primary, secondary = service.pair(*POLICIES["periodic"])
     service.clients(4)
     for policy in WALK:
@@ -73,7 +87,7 @@ def test_changes_that_nobody_waits_for(serve: Callable[[str], Service]) -> None:
     service.is_whole()
 
 
-@pytest.mark.parametrize("policy", RULES)
+@by_policy
 def test_a_console_is_one_history_whatever_the_policy(bench: Bench, policy: str) -> None:
     """A bare guest that says what is known in advance, through all policies before it."""
     primary, secondary = bench.start("a"), bench.incoming("b")

@@ -17,13 +17,15 @@ from tests.network.support import needs_root
 from tests.pair.history import last, repeated, text
 from tests.pair.nodes import LIMIT_S, Bench, Node, until
 from tests.pair.relay import TO_PRIMARY, TO_SECONDARY, Direction, Relay
-from tests.pair.service import POLICIES, Service
+from tests.pair.service import POLICIES, Service, by_policy
 from tests.pair.test_kill import survives
 
+LONG = pytest.mark.long
 
-@pytest.fixture
-def pair(bench: Bench, certificates: Path) -> tuple[Node, Node, Relay]:
-    return bench.secured(certificates)
+
+@pytest.fixture(params=["periodic", pytest.param("lockstep", marks=LONG), pytest.param("colo", marks=LONG)])
+def pair(bench: Bench, certificates: Path, request: pytest.FixtureRequest) -> tuple[Node, Node, Relay]:
+    return bench.secured(certificates, "--policy", request.param)
 
 
 class Count:
@@ -81,8 +83,8 @@ def test_tcp_without_certificates_is_refused(bench: Bench) -> None:
 
 
 @needs_root
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("victim", ["a", "localhost"])
+@by_policy
+@pytest.mark.parametrize("victim", ["a", pytest.param("localhost", marks=LONG)])
 def test_clients_of_a_pair_on_two_hosts(
     serve: Callable[[str], Service], certificates: Path, policy: str, victim: str
 ) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-import pytest
-
 from tests.network.support import needs_root
 from tests.pair.crowd import forget
-from tests.pair.service import POLICIES, Service
+from tests.pair.service import POLICIES, Service, by_policy
 from tests.pair.transfers import Download, Upload
 
 pytestmark = needs_root
@@ -19,7 +17,7 @@ SIZE = 1_500_000
 PART = 300_000
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@by_policy
 def test_every_byte_arrives(serve: Callable[[str], Service], policy: str) -> None:
     choice = random.Random(SEED)
     service = serve("kv")

@@ -17,7 +17,7 @@ from tests.network.support import needs_root
 from tests.pair.history import last, repeated
 from tests.pair.nodes import COUNTER, LIMIT_S, Bench, until
 from tests.pair.relay import Moment, Passing
-from tests.pair.service import POLICIES, Service
+from tests.pair.service import POLICIES, Service, by_policy
 
 BUSY = (*COUNTER[:2], "--append", "mib=10 ms=1", "--ram", "16")
 EPOCHS = 25
@@ -65,7 +65,7 @@ def test_a_page_that_is_another_one_is_noticed(bench: Bench) -> None:
     assert primary.status == "running"
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@by_policy
 def test_what_a_living_secondary_wrote_is_taken_back(bench: Bench, policy: str) -> None:
     """Its guest rewrites the same RAM between checkpoints; installing one must leave nothing of that."""
     primary, secondary = bench.joined(*POLICIES[policy], "--verify", guest=BUSY)
@@ -83,7 +83,7 @@ def test_what_a_living_secondary_wrote_is_taken_back(bench: Bench, policy: str) 
 
 
 @needs_root
-@pytest.mark.parametrize("policy", POLICIES)
+@by_policy
 def test_linux_is_the_same_after_every_checkpoint(serve: Callable[[str], Service], policy: str) -> None:
     service = serve("redis")
     primary, secondary = service.pair(*POLICIES[policy], "--verify")

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from colo.failover import Failover, FailoverStatus
-from colo.messages import Life
+from colo.life import Life
 from tests.protocol.toy_guest import STREAMS, TERMINAL, WORD_BYTES, Kind, Word, executions, words_of
 from tests.protocol.toy_machine import HELD_HARD, Image, ToyMachine
 from tests.protocol.toy_primary import ToyPrimary

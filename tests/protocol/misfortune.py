@@ -6,7 +6,8 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from colo.failover import FailoverStatus
-from colo.messages import Dissolve, Life
+from colo.life import Life
+from colo.messages import Dissolve
 from tests.protocol.companions import TcpCompanion
 from tests.protocol.faults import Event, Fault
 from tests.protocol.nodes import Node, Pairing

@@ -13,7 +13,7 @@ from collections import Counter
 
 import pytest
 
-from colo.messages import Life
+from colo.life import Life
 from tests.protocol.faults import Event, Fault
 from tests.protocol.nodes import BRIEF
 from tests.protocol.simulator import WORLDS, Simulator
@@ -91,6 +91,16 @@ def test_a_policy_may_change_and_either_side_be_killed_at_every_step(world: str)
                 simulator.run(seed, tuple(plan))
 
 
+@pytest.mark.parametrize("world", ["diverging", "diverging-tcp"])
+def test_a_bit_may_flip_at_every_step_and_is_mended(world: str) -> None:
+    """Nothing but the divergence causes a checkpoint there, and no world settles before it was found."""
+    simulator = Simulator(dataclasses.replace(WORLDS[world], operations=2))
+    for seed in range(2):
+        steps = simulator.run(seed).now
+        for step in range(0, steps, 2):
+            simulator.run(seed, (Event(step, Fault.FLIP, "secondary", step),))
+
+
 @pytest.mark.parametrize("world", ["switching", "switching-tcp"])
 def test_several_faults_with_a_person_for_an_arbiter(world: str) -> None:
     simulator = Simulator(world, arbiter="manual")
@@ -124,3 +134,16 @@ def test_several_faults_at_random_and_something_is_said_early_in_every_life(worl
         if life is not Life.WAIT:
             assert said_early(worlds, life) > 50, life
     assert Life.RUN in lives or not any(each.judge.gaps for each in worlds)
+
+
+@pytest.mark.parametrize("world", ["diverging", "diverging-tcp"])
+def test_every_kind_of_divergence_is_found(world: str) -> None:
+    """By what is said, by a mark, by an input that comes too late, and by a guest that breaks down."""
+    simulator = Simulator(world)
+    told = Counter[str]()
+    for seed in range(BLOCK):
+        for _, _, what, detail in simulator.mild(seed).log:
+            if what == "hears of a divergence:":
+                signs = ("checksum", "these differ", "found the guest at", "its guest ended")
+                told.update([next((sign for sign in signs if sign in str(detail)), str(detail))])
+    assert min(told[sign] for sign in ("checksum", "these differ", "its guest ended")) > 3, told

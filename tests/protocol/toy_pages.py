@@ -6,7 +6,8 @@ import struct
 from collections.abc import Mapping
 
 from colo.errors import ProtocolViolation
-from colo.messages import Life, RamPages, VmstateSize
+from colo.life import Life
+from colo.messages import RamPages, VmstateSize
 from colo.primary import Batches
 from tests.protocol.toy_guest import PAGE_BYTES
 

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from colo.errors import PeerLost
 from colo.failover import Failover, FailoverStatus
 from colo.filters import protect, unprotect
-from colo.messages import HELD_MAX, Life, Packet, VmstateSize
+from colo.life import Life
+from colo.messages import HELD_MAX, Packet, VmstateSize
 from colo.node.compared import Compared
 from colo.node.early import Early, Waiting
 from colo.node.leading import STALL_S

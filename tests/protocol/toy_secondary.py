@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from colo.messages import Inputs, Life, Packet
+from colo.life import Life
+from colo.messages import Inputs, Packet
 from colo.node.follower import Follower
 from colo.node.following import OWN_EVENTS
 from colo.node.runner import Runner
@@ -128,10 +129,7 @@ class ToySecondary:
             self.runner.begin(self.epoch)
 
     def keep(self, inputs: Inputs) -> None:
-        if self.life is Life.WAIT:
-            self.inputs += [
-                (inputs.epoch, packet) for packet in inputs.packets if packet[0] not in OWN_EVENTS
-            ]
+        self.inputs += [(inputs.epoch, packet) for packet in inputs.packets if packet[0] not in OWN_EVENTS]
 
     def forget_committed_inputs(self) -> None:
         self.inputs = [kept for kept in self.inputs if kept[0] > self.epoch]

@@ -227,9 +227,14 @@ class World:
         def stopped(node: Node) -> Callable[[], bool]:
             return lambda: node.paused_until > self.now
 
-        losses, stops = map(on_lost, nodes), map(stopped, nodes)
-        made: Any = companions(self.parts.companion, 2 * self.pairings, (*losses,), (*stops,), self.rng)  # type: ignore[arg-type]
-        return made
+        here, there = nodes
+        return companions(
+            self.parts.companion,
+            2 * self.pairings,
+            (on_lost(here), on_lost(there)),
+            (stopped(here), stopped(there)),
+            self.rng,
+        )
 
     def _around(self, node: Node, companion: ToyCompanion) -> Around:
         watched = WatchedFailover(lambda status: self.note(node.name, "failover:", status))
