@@ -15,7 +15,6 @@ Frames are mirrored as their clients sent them: the secondary of a survivor that
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -72,7 +71,7 @@ class Compared:
         return ComparedOutput(
             self._say,
             lambda cause: self._differs((self._epoch, cause)),
-            lambda: time.monotonic_ns() / 1e6,
+            lambda: self._replica.now_s() * 1e3,
             {net.name: net.offloads for net in self._replica.nets},
             mode=self._mode,
         )

@@ -10,7 +10,6 @@ leaves a machine that stands where the primary was last known to be, with nothin
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -48,6 +47,7 @@ class Follower:
         """``violated`` is told, by the guest's thread, of a word that the protocol does not allow."""
         self._replica = replica
         self._machine = replica.machine
+        self._now_s = replica.now_s
         self._companion = companion
         self._frames = frames
         self._violated = violated
@@ -179,7 +179,7 @@ class Follower:
             for _, given, payload in word.inputs:
                 if given == port:
                     frames.given(payload)
-        now_s = time.monotonic()
+        now_s = self._now_s()
         if now_s - self._round_s >= FRAMES_ROUND_S:
             self._round_s = now_s
             for frames in self._frames.values():
@@ -204,7 +204,7 @@ class Follower:
         self._say(Diverged(self._reader.epoch, now_ns, what, sections))
 
     def _tell(self) -> None:
-        now_s = time.monotonic()
+        now_s = self._now_s()
         if self._companion.backlog:
             with suppress(PeerLost):
                 self._companion.flush()

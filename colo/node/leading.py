@@ -13,7 +13,6 @@ every packet and console byte belongs to an epoch.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -105,6 +104,7 @@ class Leading:
         ``compress`` pays where the link is slower than two processors at 2 ms a MiB: between hosts.
         """
         self.replica = replica
+        self._now_s = replica.now_s
         self._protected = protected
         self._overdue = overdue
         self.policy = policy
@@ -114,7 +114,7 @@ class Leading:
         self.epoch = -1
         """The last one committed."""
         self.changes = Changes(replica.machine.ram, settings.dirty_source, compress)
-        self._precopy = Precopy(replica.guest, self.changes)
+        self._precopy = Precopy(replica.guest, self.changes, replica.now_s())
         self.progress = self._precopy.progress
         self._machine = replica.machine
         self._loop = asyncio.get_running_loop()
@@ -124,7 +124,7 @@ class Leading:
         self._lost: str | None = None
         self._ended: str | None = None
         self._captured: _Captured | None = None
-        self._cut_s, self._cut_epoch = time.monotonic(), -1
+        self._cut_s, self._cut_epoch = self._now_s(), -1
         self._mirror = InputMirror(replica.statistics.totals)
         self._rules = self._all_rules(companion)
         self.early = self._rules[Life.WAIT]
@@ -214,7 +214,7 @@ class Leading:
     def _facts(self) -> Facts:
         hold = self.replica.hold
         return Facts(
-            since_ms=(time.monotonic() - self._cut_s) * 1000,
+            since_ms=(self._now_s() - self._cut_s) * 1000,
             held_packets=hold.held_frames,
             over_limit=self._over_limit,
             requested=self._requested,
@@ -229,7 +229,7 @@ class Leading:
             captured.pages_before = self.progress.pages_sent
         self.expect_progress()
         self.changes.leave(self.changes.take())  # nearly all, while the guest runs; and page tables are warm
-        captured.asked_s = time.monotonic()
+        captured.asked_s = self._now_s()
         self.replica.guest.call(lambda: self._pause(captured))
         self._precopy.end()
         self._captured = captured
@@ -237,7 +237,7 @@ class Leading:
 
     def _pause(self, captured: _Captured) -> None:
         """In the guest thread, between two blocks: all of the pause."""
-        captured.stopped_s = time.monotonic()
+        captured.stopped_s = self._now_s()
         machine, replica = self._machine, self.replica
         captured.pages_copied = self.changes.capture()
         captured.sections = machine.everything_unchecked()
@@ -252,7 +252,7 @@ class Leading:
         captured.translations = packed(replica.nets, machine.clock.now_ns / 1e6)
         self._begin_rule(captured)
         self._cut_epoch = captured.epoch
-        captured.resumed_s = self._cut_s = time.monotonic()
+        captured.resumed_s = self._cut_s = self._now_s()
 
     def _begin_rule(self, captured: _Captured) -> None:
         rule = self._rules[captured.life]
@@ -298,7 +298,7 @@ class Leading:
         self.epoch = epoch
         captured = self._captured
         assert captured is not None
-        now = time.monotonic()
+        now = self._now_s()
         record = EpochRecord(
             epoch=epoch,
             reason=captured.reason,
@@ -316,7 +316,7 @@ class Leading:
 
     def loaded(self, epoch: int) -> None:
         if epoch == 0:
-            self.progress.finished_s = time.monotonic()
+            self.progress.finished_s = self._now_s()
             self._protected()
         if self._captured is not None and self._captured.digest:
             self.replica.statistics.totals.verified += 1

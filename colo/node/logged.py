@@ -12,7 +12,6 @@ Not modelled: a log kept across checkpoints.  A guest that differs is repaired f
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -48,6 +47,7 @@ class Logged:
         """``diverged`` is told of a divergence, by the guest's thread; it must not wait."""
         self._replica = replica
         self._machine = replica.machine
+        self._now_s = replica.now_s
         self._hold = replica.hold
         self._companion = companion
         self._diverged = diverged
@@ -81,7 +81,7 @@ class Logged:
         self._spoken.clear()
         self._states.clear()
         self._marked_ns = machine.clock.now_ns
-        self._last_mark_s = time.monotonic()
+        self._last_mark_s = self._now_s()
         machine.door.recorder = self._writer
         machine.watch(self._look)
         machine.call(self._companion.fileno(), self.hear)
@@ -109,7 +109,7 @@ class Logged:
     @property
     def lag_s(self) -> float:
         """For how long the oldest word that a following guest has not executed is said; from any thread."""
-        now_s = time.monotonic()
+        now_s = self._now_s()
         oldest_s = next((sent_s for _, sent_s in tuple(self._sent_at)), now_s)
         return now_s - oldest_s if self._peer_follows else 0.0
 
@@ -154,7 +154,7 @@ class Logged:
     def _send(self, words: Sequence[Log | Mark]) -> None:
         if not self._peer_follows:
             return
-        now_s = time.monotonic()
+        now_s = self._now_s()
         self._words += len(words)
         self._counts["log-words"] += len(words)
         self._last_word_s = now_s
@@ -176,7 +176,7 @@ class Logged:
         """Between two blocks."""
         if not self._peer_follows:
             return
-        now_s = time.monotonic()
+        now_s = self._now_s()
         since_s = now_s - self._last_word_s
         news = self._writer.has_news
         if since_s >= (SILENCE_WAITING_S if waits and not news else SILENCE_RUNNING_S) or (waits and news):
@@ -207,9 +207,9 @@ class Logged:
 
     def _run(self) -> Ended:
         """For the guest's thread: run on, unless the other guest is too far behind."""
-        if self._is_late(time.monotonic()):
+        if self._is_late(self._now_s()):
             self.hear()
-            if self._is_late(time.monotonic()):
+            if self._is_late(self._now_s()):
                 self._counts["stalls"] += 1
                 return Ended.IDLE
         return self._replica.guest.run_freely()

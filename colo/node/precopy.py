@@ -6,7 +6,6 @@ changes pages faster than the link carries them is slowed, more from round to ro
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from colo.node.changes import Candidates, Changes
@@ -40,12 +39,12 @@ class Progress:
 class Precopy:
     """The rounds of one pairing."""
 
-    def __init__(self, guest: GuestThread, changes: Changes) -> None:
+    def __init__(self, guest: GuestThread, changes: Changes, now_s: float) -> None:
         self._guest = guest
         self._changes = changes
         self._pages = guest.machine.ram.size // PAGE_SIZE
         size = guest.machine.ram.size
-        self.progress = Progress(started_s=time.monotonic(), total=size, remaining=size)
+        self.progress = Progress(started_s=now_s, total=size, remaining=size)
         self._last_round = self._left_before = 0
 
     def next_round(self, pause_budget_ms: float) -> Batches | None:

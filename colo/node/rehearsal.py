@@ -15,7 +15,6 @@ Not rehearsed: a machine with a disk whose writes could not be taken back.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 
@@ -47,7 +46,7 @@ class Rehearsal:
 
     @property
     def is_due(self) -> bool:
-        return self._possible and self._running is None and time.monotonic() >= self._next_s
+        return self._possible and self._running is None and self._replica.now_s() >= self._next_s
 
     def begin(self, state: Mapping[str, bytes], inputs: Iterable[Packet]) -> None:
         """From this committed state, with these inputs."""
@@ -74,7 +73,7 @@ class Rehearsal:
 
     def _ended(self, whole: bool) -> None:
         self._running = None
-        self._next_s = time.monotonic() + (EVERY_S if whole else AGAIN_S)
+        self._next_s = self._replica.now_s() + (EVERY_S if whole else AGAIN_S)
 
     # The guest's thread
 

@@ -6,6 +6,7 @@ pairing.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -94,6 +95,8 @@ class Replica:
     report: Report
     standby: StandbyRam | None = None
     """The machine's RAM, when it was made to stand by."""
+    now_s: Callable[[], float] = time.monotonic
+    """The host's time; from any thread."""
     statistics: Statistics = field(default_factory=Statistics)
 
     @property

@@ -12,7 +12,6 @@ primary has not told to be heard, it says again, because the primary may have di
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -51,6 +50,7 @@ class Runner:
     ) -> None:
         self._replica = replica
         self._machine = replica.machine
+        self._now_s = replica.now_s
         self._companion = companion
         self._frames = frames
         self._translation = translation
@@ -144,7 +144,7 @@ class Runner:
 
     def _look(self, waits: bool) -> None:
         """Between two blocks."""
-        now_s = time.monotonic()
+        now_s = self._now_s()
         if self._companion.backlog:
             with suppress(PeerLost):
                 self._companion.flush()
@@ -183,6 +183,6 @@ class Runner:
         self.hear()
 
     def repeated(self) -> list[Packet]:
-        since_s = time.monotonic() - REPEATED_S
+        since_s = self._now_s() - REPEATED_S
         console = [(PORT, bytes(self._console))] if self._console else []
         return [*(packet for at_s, packet in self._recent if at_s >= since_s), *console]

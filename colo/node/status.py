@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from colo.arbiter import Arbiter
 from colo.failover import Failover
 from colo.node.leading import Leading
@@ -126,7 +124,7 @@ class NodeStatus:
 
     def _progress(self, vm: Leading) -> schema.MigrateInfo:
         progress = vm.progress
-        end_s = progress.finished_s or time.monotonic()
+        end_s = progress.finished_s or self.replica.now_s()
         elapsed_s = max(end_s - progress.started_s, 1e-3)
         rate = progress.bytes_sent / elapsed_s
         remaining = 0 if progress.finished_s else progress.remaining

@@ -15,7 +15,7 @@ from colo.filters import protect
 from colo.messages import Diverged, Log, Message, Progress
 from colo.node.logged import Logged
 from tests.protocol.companions import QUEUE, TcpCompanion, ToyCompanion, UnixCompanion, companions
-from tests.protocol.host import HostTime, simulated
+from tests.protocol.host import HostTime, small_limits
 from tests.protocol.toy_guest import CONSOLE, NET, WORD_BYTES, Guest, request
 from tests.protocol.toy_machine import ToyMachine
 
@@ -71,14 +71,14 @@ class Primary:
 @pytest.fixture(params=["unix", "tcp"])
 def primary(request: pytest.FixtureRequest) -> Iterator[Primary]:
     made = Primary(request.param)
-    with simulated(HostTime(STEP_MS)):
+    with small_limits():
         yield made
 
 
 @pytest.fixture
 def over_tcp() -> Iterator[Primary]:
     made = Primary("tcp")
-    with simulated(HostTime(STEP_MS)):
+    with small_limits():
         yield made
 
 
@@ -87,7 +87,7 @@ def beside() -> Iterator[tuple[Primary, UnixCompanion]]:
     """On one host: and the secondary's end."""
     made = Primary("unix")
     assert isinstance(made.peer, UnixCompanion)
-    with simulated(HostTime(STEP_MS)):
+    with small_limits():
         yield made, made.peer
 
 

@@ -1,7 +1,7 @@
 """The host's time in the simulated world, and limits that a small world reaches.
 
-The rules under which output goes early (:mod:`colo.node.logged` and its like) are the real ones, and look at
-:mod:`time` for how long a word has been on its way.  While a world runs its steps are that time.
+The rules under which output goes early (:mod:`colo.node.logged` and its like) are the real ones, and ask
+their replica what time it is.  While a world runs its steps are that time.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from colo.lockstep import writer
-from colo.node import compared, follower, logged, runner
+from colo.node import compared
 
-CLOCKED: tuple[Any, ...] = (logged, follower, compared, runner)
 LIMITS: tuple[tuple[Any, str, int], ...] = (
     (writer, "INPUTS_MAX", 1),
     (writer, "OUTPUTS_MAX", 2),
@@ -22,7 +21,7 @@ LIMITS: tuple[tuple[Any, str, int], ...] = (
 
 
 class HostTime:
-    """Stands for :mod:`time`: a step of the world takes ``step_ms``."""
+    """A step of the world takes ``step_ms``."""
 
     def __init__(self, step_ms: float) -> None:
         self.step_ms = step_ms
@@ -41,13 +40,10 @@ class HostTime:
 
 
 @contextmanager
-def simulated(time: HostTime) -> Iterator[None]:
-    """Within, the rules of a node live in ``time`` and by small limits."""
-    before = [(module, "time", module.time) for module in CLOCKED]
-    before += [(module, name, getattr(module, name)) for module, name, _ in LIMITS]
+def small_limits() -> Iterator[None]:
+    """Within, the rules of a node reach their limits after a few words."""
+    before = [(module, name, getattr(module, name)) for module, name, _ in LIMITS]
     try:
-        for module in CLOCKED:
-            module.time = time
         for module, name, limit in LIMITS:
             setattr(module, name, limit)
         yield

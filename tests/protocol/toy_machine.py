@@ -179,7 +179,7 @@ class ToyMachine:
         net = FilteredNet(Card(voice), NET, now_ns=lambda: guest.registers.now_ns, muted=muted)
         console = HeldConsole(Terminal(voice), hold, CONSOLE, muted=muted)
         thread: Any = self.thread
-        self.replica = Replica(thread, [net], [console], hold, "pair", name, 0, report)
+        self.replica = Replica(thread, [net], [console], hold, "pair", name, 0, report, now_s=time.monotonic)
 
     @property
     def hold(self) -> OutputHold:

@@ -27,7 +27,7 @@ from tests.protocol.arbiters import Distant, Patience
 from tests.protocol.chances import Chances
 from tests.protocol.companions import ToyCompanion, companions
 from tests.protocol.faults import MILD, Plan
-from tests.protocol.host import HostTime, simulated
+from tests.protocol.host import HostTime, small_limits
 from tests.protocol.judge import BEHIND_A_GATE, Client, Judge, Violation, WatchedFailover
 from tests.protocol.network import End, Pipe, Until, connection
 from tests.protocol.nodes import FOREVER, Half, Killed, Node, Pairing, Parts
@@ -120,7 +120,7 @@ class World:
 
     def run(self) -> None:
         """Until all is settled after the last fault."""
-        with simulated(self.time):
+        with small_limits():
             self._run()
 
     def _run(self) -> None:
