@@ -145,7 +145,7 @@ class NetPort:
 
     def pump(self) -> None:
         """Move frames from the back end to the guest, until one of them has no more."""
-        self._agree_on_offloads()
+        self.agree_on_offloads()
         while not self._door.is_full(self.port):
             frame = self.backend.receive()
             if frame is None:
@@ -157,7 +157,7 @@ class NetPort:
         self.rx_ready = True
         self._look()
 
-    def _agree_on_offloads(self) -> None:
+    def agree_on_offloads(self) -> None:
         """Tell a TAP which unfinished frames the guest's driver accepts."""
         assert self.card is not None
         features = self.card.state.driver_features

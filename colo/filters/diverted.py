@@ -83,6 +83,10 @@ class Sayings:
     def waiting(self) -> int:
         return len(self._packets)
 
+    @property
+    def waiting_bytes(self) -> int:
+        return self._bytes
+
     def _forget(self) -> None:
         self._packets.clear()
         self._bytes = 0

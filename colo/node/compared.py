@@ -32,6 +32,8 @@ BACKLOG_MAX = 1 << 20
 """Bytes that the secondary has not read: our guest stands still until it has."""
 WORD_BYTES = 256 << 10
 TICK_S = 0.004
+TIDINGS_EVERY_S, TIDINGS_MAX = 0.02, 64
+"""To a guest that is given the same frames without us, what ours was given is told this often."""
 
 
 class Compared:
@@ -60,7 +62,10 @@ class Compared:
         self._differs = differs
         self._gate = self._new_gate()
         self._epoch = -1
-        self._peer_runs = False
+        self._peer_runs = self._peer_hears = False
+        """The other guest runs; it is given frames without us."""
+        self._listens = False
+        self._told_s = 0.0
         self._inputs: list[LoggedInput] = []
         self._bytes = 0
         self._shown = self._shown_told = 0
@@ -80,12 +85,14 @@ class Compared:
 
     def begin(self, epoch: int) -> None:
         machine = self._machine
-        self._epoch, self._peer_runs = epoch, True
+        self._tell_the_rest()
+        self._epoch, self._peer_runs, self._peer_hears = epoch, True, False
+        self._listens = False
         self._inputs, self._bytes = [], 0
         self._shown = self._shown_told = 0
         machine.door.heard = self._mirror
         machine.watch(self._look)
-        machine.call(self._companion.fileno(), self.hear)
+        self._listen(True)
         self._replica.guest.drive_by(self._run, self._companion.fileno())
         if self._mode != (mode := self._wanted_mode()):
             self._mode, self._gate = mode, self._new_gate()
@@ -96,21 +103,38 @@ class Compared:
     def open(self) -> None:
         for port, frame in self._gate.open(self._hold.take_open()):
             self._hold.hold(port, frame)
+        self.hear()
 
     def end(self) -> None:
         machine = self._machine
+        self._tell_the_rest()
         machine.door.heard = None
         machine.watch(None)
-        machine.call(self._companion.fileno(), None)
+        self._listen(False)
         self._replica.guest.drive_by(None)
+
+    def _tell_the_rest(self) -> None:
+        """At a cut: it is part of what the other guest will be made from."""
+        if self._has_tidings:
+            self._send()
 
     @property
     def waits(self) -> bool:
         """Is a tick due every ``TICK_S``?"""
-        return self._gate.waits
+        return self._gate.waits or self._is_tiding_due
 
     def tick(self) -> None:
+        if self._is_tiding_due:
+            self._send()
         self._gate.tick()
+
+    @property
+    def _has_tidings(self) -> bool:
+        return bool(self._inputs) or self._shown != self._shown_told
+
+    @property
+    def _is_tiding_due(self) -> bool:
+        return self._has_tidings and self._replica.now_s() - self._told_s >= TIDINGS_EVERY_S
 
     def facts(self) -> dict[str, int | float]:
         causes = {f"decided-{cause.replace('_', '-')}": count for cause, count in self._gate.counts.items()}
@@ -119,7 +143,14 @@ class Compared:
     # Gate
 
     def offer(self, port: str, frame: bytes) -> bool:
-        return not self._companion.peer_left and self._gate.offer(port, frame)
+        """What the other guest has said already decides at once; only what waits is worth being woken for."""
+        if self._peer_runs and not self._gate.waits:
+            self.hear()
+        if self._companion.peer_left or not self._gate.offer(port, frame):
+            return False
+        if self._gate.waits:
+            self._listen(True)
+        return True
 
     def cut(self) -> list[Packet]:
         return self._gate.cut()
@@ -140,20 +171,31 @@ class Compared:
             self._send()
 
     def _look(self, waits: bool) -> None:
-        """Between two blocks: what was given since the last one goes before our guest acts on it."""
-        if self._inputs or self._shown != self._shown_told:
+        """Between two blocks: what was given since the last one goes before our guest acts on it.
+
+        Or later, where it is news to nobody.
+        """
+        if self._has_tidings and (not self._peer_hears or len(self._inputs) >= TIDINGS_MAX):
             self._send()
         elif self._companion.backlog and self._peer_runs:
             with suppress(PeerLost):  # met, and acted on, elsewhere
                 self._companion.flush()
         if self._companion.backlog > BACKLOG_MAX:
             self._machine.pause()
+        self._listen(waits or self._gate.waits)
+
+    def _listen(self, wanted: bool) -> None:
+        """Whether our guest stops when the other one says something."""
+        if wanted != self._listens:
+            self._listens = wanted
+            self._machine.call(self._companion.fileno(), self.hear if wanted else None)
 
     def _send(self) -> None:
         inputs, self._inputs, self._bytes = self._inputs, [], 0
         self._shown_told = self._shown
         if not self._peer_runs:
             return
+        self._told_s = self._replica.now_s()
         self._counts["inputs-mirrored"] += len(inputs)
         now_ns, spoken = self._machine.clock.now_ns, {PORT: self._shown}
         try:
@@ -183,7 +225,7 @@ class Compared:
                 self._act_on(word)
         except (PeerLost, ProtocolViolation):
             self._peer_runs = False
-            self._machine.call(self._companion.fileno(), None)
+            self._listen(False)
 
     def _act_on(self, word: Message) -> None:
         match word:
@@ -191,6 +233,8 @@ class Compared:
                 for port, frame in packets:
                     self._counts["outputs-compared"] += 1
                     self._gate.heard(port, frame)
+            case Progress(epoch=epoch) if epoch == self._epoch:
+                self._peer_hears = True
             case Said() | Diverged() | Progress():
                 return  # of an epoch that is over, whatever its policy was
             case _:

@@ -2,8 +2,9 @@
 
 The guest began as the primary was at the last cut.  What the primary's guest is given comes on the companion
 connection, and is given to ours: frames after the rewriter (:mod:`colo.rewrite`) moved them into its own
-sequence numbers.  What ours says goes back the same way, in the numbers that clients know, to be compared
-(:mod:`colo.filters.compared`); the world hears none of it.
+sequence numbers.  A frame that the bridge brings here too (:mod:`colo.node.standby_frames`) it is given at
+once, and the primary's tidings only tell that they were the same.  What ours says goes back the same way, in
+the numbers that clients know, to be compared (:mod:`colo.filters.compared`); the world hears none of it.
 
 A survivor is the guest as it runs: what the world heard since the cut, this guest said too.  The inputs that
 are still on their way are given to it first; the frames of the last moment, and of the console all that the
@@ -15,11 +16,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from colo.errors import PeerLost, ProtocolViolation
 from colo.filters.console import PORT
 from colo.filters.diverted import Sayings
-from colo.messages import Log, Message, Packet, Said
+from colo.messages import Log, Message, Packet, Progress, Said
 from colo.node.replica import Replica
 from colo.node.standby_frames import StandbyFrames
 from colo.node.translation import Translation
@@ -30,6 +32,8 @@ from vmm.machine import Ended
 WORD_BYTES = 256 << 10
 OWN_EVENTS = ("snapshot", "announce")
 """Inputs that concern the node that had them, and no other."""
+SHORT_BYTES = 1024
+"""Of a frame: less than a full segment."""
 REPEATED_S, REPEATED_MAX = 0.1, 1024
 """Frames of the last moment are said again by a survivor: TCP takes them for what a network may do."""
 CONSOLE_KEPT = 1 << 20
@@ -63,6 +67,10 @@ class Runner:
         self._console_at = 0
         """How many bytes of the epoch come before those that are kept."""
         self._round_s = 0.0
+        self._full: dict[str, int] = {}
+        """Cards that have no room, and the descriptors that are not looked at meanwhile."""
+        self._hears = False
+        """The primary knows, in this epoch, that frames come here without it."""
         self.given = 0
         """Inputs, of all epochs."""
 
@@ -75,6 +83,7 @@ class Runner:
         self._recent.clear()
         self._console.clear()
         self._console_at = 0
+        self._hears = False
         machine.door.forget()
         machine.listen(False)
         machine.pacer.start(machine.clock.now_ns)
@@ -83,7 +92,10 @@ class Runner:
         replica.guest.drive_by(self._run, self._companion.fileno())
         self._translation.begin()
         self._sayings.begin()
+        for frames in self._frames.values():
+            frames.taken_back()
         self.hear()
+        self._listen()
 
     def end(self) -> None:
         """Stand still, and be an ordinary machine again, in what way it is to go on."""
@@ -91,6 +103,9 @@ class Runner:
         self._sayings.end()
         machine.watch(None)
         machine.call(self._companion.fileno(), None)
+        for descriptor in self._descriptors().values():
+            machine.call(descriptor, None)
+        self._full.clear()
         machine.listen(True)
         self._replica.guest.drive_by(None)
 
@@ -107,7 +122,8 @@ class Runner:
             while (word := self._word()) is not None and getattr(word, "epoch", -1) <= self._epoch:
                 self._next = None
                 if getattr(word, "epoch", -1) < self._epoch:
-                    continue  # of an epoch that is over, whatever its policy was
+                    self._match(word)
+                    continue
                 if not isinstance(word, Log):
                     raise ProtocolViolation(f"expected Log, the peer sent {brief(word)}")
                 self._give(word)
@@ -124,35 +140,93 @@ class Runner:
             self._next = self._companion.receive()
         return self._next
 
+    def _match(self, word: Message) -> None:
+        """Of an epoch that is over, whatever its policy: its frames are in what our guest was made from."""
+        if isinstance(word, Log):
+            for _, port, payload in word.inputs:
+                if port in self._frames:
+                    self._frames[port].given(payload)
+
     def _give(self, word: Log) -> None:
         for frames in self._frames.values():
             frames.collect()
+        had = False
         for _, port, payload in word.inputs:
             if port not in self._machine.door.ports:
                 raise ProtocolViolation(f"an input for {port!r}, which is no port here")
             if port in OWN_EVENTS:
                 continue
-            if port in self._frames:
-                self._frames[port].given(payload)
-            self._machine.door.enter(port, self._replica.to_guest(port, payload))
-            self.given += 1
+            if port in self._frames and self._frames[port].given(payload):
+                had = True
+                continue
+            self._enter(port, payload)
         self._forget_console(word.spoken.get(PORT, 0) - self._console_at)
+        if had and not self._hears:
+            self._hears = True
+            self._say(Progress(self._epoch, 0, 0))
+
+    def _enter(self, port: str, payload: bytes) -> None:
+        self._machine.door.enter(port, self._replica.to_guest(port, payload))
+        self.given += 1
+
+    # What comes here as well as to the primary
+
+    def _listen(self) -> None:
+        for card in self._machine.nets:
+            card.agree_on_offloads()  # frames are compared with the primary's as they come
+        for name, descriptor in self._descriptors().items():
+            hear = partial(self._hear_frames, name, descriptor)
+            self._machine.call(descriptor, hear)
+            hear()
+
+    def _descriptors(self) -> dict[str, int]:
+        """Of the cards that anything can come to, by name."""
+        numbers = {net.name: net.backend.fileno() for net in self._replica.nets}
+        return {name: number for name, number in numbers.items() if name in self._frames and number >= 0}
+
+    def _hear_frames(self, name: str, descriptor: int) -> None:
+        for frame in self._frames[name].fresh():
+            self._enter(name, frame)
+        if self._machine.door.is_full(name):
+            self._full[name] = descriptor
+            self._machine.call(descriptor, None)
+
+    def _hear_again(self) -> None:
+        for name, descriptor in [*self._full.items()]:
+            if not self._machine.door.is_full(name):
+                del self._full[name]
+                self._machine.call(descriptor, partial(self._hear_frames, name, descriptor))
+
+    # What our guest says
 
     def _speak_soon(self) -> None:
-        """The guest said something: tell it between this block and the next."""
-        self._machine.cpu.request_stop()
+        """A short frame goes at once, since somebody waits for it; a long one may be the first of many."""
+        if self._sayings.waiting_bytes <= SHORT_BYTES:
+            self._speak()
+        else:
+            self._machine.cpu.request_stop()  # between this block and the next
 
-    def _look(self, waits: bool) -> None:
-        """Between two blocks."""
+    def _speak(self) -> None:
         now_s = self._now_s()
-        if self._companion.backlog:
-            with suppress(PeerLost):
-                self._companion.flush()
         while packets := self._sayings.take(WORD_BYTES):
             for packet in packets:
                 self._keep(now_s, packet)
-            with suppress(PeerLost):  # met, and acted on, elsewhere
-                self._companion.send(Said(self._epoch, packets))
+            self._say(Said(self._epoch, packets))
+
+    def _say(self, word: Message) -> None:
+        with suppress(PeerLost):  # met, and acted on, elsewhere
+            self._companion.send(word)
+
+    def _look(self, waits: bool) -> None:
+        """Between two blocks."""
+        if self._companion.backlog:
+            with suppress(PeerLost):
+                self._companion.flush()
+        if self._sayings.waiting:
+            self._speak()
+        if self._full:
+            self._hear_again()
+        now_s = self._now_s()
         if now_s - self._round_s >= FRAMES_ROUND_S:
             self._round_s = now_s
             for frames in self._frames.values():

@@ -5,6 +5,9 @@ that the primary's gets.  Most of them the primary's guest is given, of which th
 (:mod:`colo.node.input_mirror`).  What is left when the primary is gone was on its way to a dead machine: the
 survivor's guest is given it at once, where its client would have found out by a retransmission time-out.
 
+A guest that runs by itself (:mod:`colo.node.runner`) is given a frame as soon as it comes, and waits for no
+mirror.  It *has* the frame then, until it is taken back to what the primary's guest was at a cut.
+
 A frame of which no mirror tells is forgotten at the second commit after it came: the primary had its
 chance and dropped it, as cards do.  The same holds for tidings of frames that never come here, which is
 so wherever the two nodes' networks are no such bridge.
@@ -13,6 +16,7 @@ so wherever the two nodes' networks are no such bridge.
 from __future__ import annotations
 
 from collections import Counter, deque
+from dataclasses import dataclass
 
 from colo.filters import FilteredNet
 
@@ -23,12 +27,20 @@ TOLD_MAX = 2048
 GENERATIONS = 2
 
 
+@dataclass(slots=True)
+class _Kept:
+    commit: int
+    frame: bytes
+    had: bool = False
+    """By our guest."""
+
+
 class StandbyFrames:
     """Of one card.  For one thread."""
 
     def __init__(self, net: FilteredNet) -> None:
         self._net = net
-        self._kept: deque[tuple[int, bytes]] = deque()
+        self._kept: deque[_Kept] = deque()
         self._told: deque[Counter[bytes]] = deque((Counter() for _ in range(GENERATIONS)), GENERATIONS)
         self._tidings = 0
         """In this generation."""
@@ -40,7 +52,7 @@ class StandbyFrames:
         """Take what the back end has."""
         for frame in self._net.collect():
             if not self._was_told(frame):
-                self._kept.append((self._commit, frame))
+                self._kept.append(_Kept(self._commit, frame))
         while len(self._kept) > KEPT_MAX:
             self._kept.popleft()
             self.lost += 1
@@ -52,27 +64,40 @@ class StandbyFrames:
                 return True
         return False
 
-    def given(self, frame: bytes) -> None:
-        """The primary's guest was given this frame."""
-        for number, (_, kept) in enumerate(self._kept):
-            if kept == frame:
+    def fresh(self) -> list[bytes]:
+        """What the primary's guest may not have been given and ours has not had, oldest first; now it has."""
+        self.collect()
+        fresh = [kept for kept in self._kept if not kept.had]
+        for kept in fresh:
+            kept.had = True
+        return [kept.frame for kept in fresh]
+
+    def taken_back(self) -> None:
+        """Our guest is what the primary's was at a cut."""
+        for kept in self._kept:
+            kept.had = False
+
+    def given(self, frame: bytes) -> bool:
+        """The primary's guest was given this frame.  Has ours had it?"""
+        for number, kept in enumerate(self._kept):
+            if kept.frame == frame:
                 del self._kept[number]
-                return
+                return kept.had
         if self._tidings < TOLD_MAX:
             self._told[-1][frame] += 1
             self._tidings += 1
+        return False
 
     def committed(self) -> None:
         """A checkpoint was committed."""
         self._commit += 1
         self._told.append(Counter())
         self._tidings = 0
-        while self._kept and self._kept[0][0] <= self._commit - GENERATIONS:
+        while self._kept and self._kept[0].commit <= self._commit - GENERATIONS:
             self._kept.popleft()
 
     def take(self) -> list[bytes]:
-        """Everything that is left, oldest first."""
-        self.collect()
-        frames = [frame for _, frame in self._kept]
+        """Everything that is left and our guest has not had, oldest first."""
+        frames = self.fresh()
         self._kept.clear()
         return frames

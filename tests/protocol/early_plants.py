@@ -7,6 +7,7 @@ In the rules themselves (:mod:`colo.node.logged`, :mod:`colo.node.compared`), in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
@@ -292,11 +293,11 @@ class GivesOldInputs(Runner):
 class RemembersTooMuch(Runner):
     """What the guest said before the cut is told as said after it."""
 
-    _kept: tuple[Packet, ...] = ()
+    _kept: Sequence[Packet] = ()
 
-    def end(self) -> None:
-        self._kept = tuple(self._sayings._packets)
-        super().end()
+    def _say(self, word: Message) -> None:
+        self._kept = getattr(word, "packets", self._kept)
+        super()._say(word)
 
     def begin(self, epoch: int) -> None:
         super().begin(epoch)

@@ -146,6 +146,8 @@ class ToyMachine:
 
     serial = SimpleNamespace(restart=_nothing)
     cpu = SimpleNamespace(request_stop=_nothing)
+    nets = ()
+    """None to which a bridge brings what the primary's guest is given."""
 
     def __init__(
         self,

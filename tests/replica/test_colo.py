@@ -73,6 +73,53 @@ def test_frames_enter_both_and_equal_answers_leave() -> None:
     run(scenario)
 
 
+def test_a_frame_that_comes_to_both_is_given_to_each_once() -> None:
+    """And again to what the secondary's guest is made from, unless the primary's had it by the cut."""
+
+    async def scenario() -> None:
+        async with pair(bare("udpecho"), policy=Colo()) as made:
+            primary, secondary = made.primary, made.secondary
+            primary.guest.start()
+            await made.synchronise()
+            watching = asyncio.create_task(checkpoints_when_due(made))
+            frames = [arp_request(), *(udp_echo(b"%d" % number) for number in range(20))]
+            for number, frame in enumerate(frames, start=1):
+                for node in (primary, secondary):
+                    node.cable.arrive(frame)
+                await meanwhile(lambda number=number: len(primary.cable.heard) >= number, "it is answered")
+            watching.cancel()
+            given = secondary.guest.call(lambda: made.following._runner.given)
+            assert given >= len(frames)
+            assert made.epoch or given == len(frames), "no checkpoint, and a frame was given twice"
+            assert secondary.cable.heard == []
+            await made.checkpoint()
+            answer = len(frames) + 1
+            for node in (primary, secondary):
+                node.cable.arrive(udp_echo(b"after the checkpoint"))
+            await meanwhile(lambda: len(primary.cable.heard) >= answer, "it is answered")
+            assert len(primary.cable.heard) == answer, "nothing is answered twice"
+
+    run(scenario)
+
+
+def test_a_frame_that_only_the_secondary_hears_is_ended_by_a_checkpoint() -> None:
+    async def scenario() -> None:
+        async with pair(bare("udpecho"), policy=Colo()) as made:
+            primary, secondary = made.primary, made.secondary
+            primary.guest.start()
+            await made.synchronise()
+            for node in (primary, secondary):
+                node.cable.arrive(arp_request())
+            await meanwhile(lambda: primary.cable.heard, "both know the way to the client")
+            secondary.cable.arrive(udp_echo(b"alone"))
+            watching = asyncio.create_task(checkpoints_when_due(made))
+            await meanwhile(lambda: made.epoch > 0, "a checkpoint ends it")
+            watching.cancel()
+            assert [frame for frame in primary.cable.heard if b"alone" in frame] == []
+
+    run(scenario)
+
+
 def test_a_difference_waits_for_a_checkpoint_that_ends_it() -> None:
     """The secondary's guest hears nothing, and so says nothing."""
 
