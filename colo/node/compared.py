@@ -66,6 +66,9 @@ class Compared:
         """The other guest runs; it is given frames without us."""
         self._listens = False
         self._told_s = 0.0
+        self._cards = {net.name for net in replica.nets}
+        self._has_news = False
+        """Something that does not come to the other guest by itself."""
         self._inputs: list[LoggedInput] = []
         self._bytes = 0
         self._shown = self._shown_told = 0
@@ -88,7 +91,7 @@ class Compared:
         self._tell_the_rest()
         self._epoch, self._peer_runs, self._peer_hears = epoch, True, False
         self._listens = False
-        self._inputs, self._bytes = [], 0
+        self._inputs, self._bytes, self._has_news = [], 0, False
         self._shown = self._shown_told = 0
         machine.door.heard = self._mirror
         machine.watch(self._look)
@@ -161,12 +164,14 @@ class Compared:
         self._hold.say(port, frame)
         if port == PORT:
             self._shown += len(frame)
+            self._has_news = True
 
     def _mirror(self, port: str, payload: bytes) -> None:
         """Our guest was given this, and has not seen it yet."""
         payload = self._replica.as_sent(port, payload)
         self._inputs.append((self._machine.clock.now_ns, port, payload))
         self._bytes += len(payload)
+        self._has_news |= not self._peer_hears or port not in self._cards
         if len(self._inputs) >= INPUTS_MAX or self._bytes >= WORD_BYTES:
             self._send()
 
@@ -175,7 +180,7 @@ class Compared:
 
         Or later, where it is news to nobody.
         """
-        if self._has_tidings and (not self._peer_hears or len(self._inputs) >= TIDINGS_MAX):
+        if self._has_news or len(self._inputs) >= TIDINGS_MAX:
             self._send()
         elif self._companion.backlog and self._peer_runs:
             with suppress(PeerLost):  # met, and acted on, elsewhere
@@ -192,6 +197,7 @@ class Compared:
 
     def _send(self) -> None:
         inputs, self._inputs, self._bytes = self._inputs, [], 0
+        self._has_news = False
         self._shown_told = self._shown
         if not self._peer_runs:
             return
@@ -233,8 +239,8 @@ class Compared:
                 for port, frame in packets:
                     self._counts["outputs-compared"] += 1
                     self._gate.heard(port, frame)
-            case Progress(epoch=epoch) if epoch == self._epoch:
-                self._peer_hears = True
+            case Progress(epoch=epoch, held=held) if epoch == self._epoch:
+                self._peer_hears = held > 0
             case Said() | Diverged() | Progress():
                 return  # of an epoch that is over, whatever its policy was
             case _:

@@ -32,6 +32,8 @@ from vmm.machine import Ended
 WORD_BYTES = 256 << 10
 OWN_EVENTS = ("snapshot", "announce")
 """Inputs that concern the node that had them, and no other."""
+HAD_MIN = 16
+"""Frames in a row that came here by themselves: the primary need not hurry with its tidings."""
 SHORT_BYTES = 1024
 """Of a frame: less than a full segment."""
 REPEATED_S, REPEATED_MAX = 0.1, 1024
@@ -70,7 +72,9 @@ class Runner:
         self._full: dict[str, int] = {}
         """Cards that have no room, and the descriptors that are not looked at meanwhile."""
         self._hears = False
-        """The primary knows, in this epoch, that frames come here without it."""
+        """The primary was told, in this epoch, that frames come here without it."""
+        self._had_of_late = 0
+        """Frames in a row."""
         self.given = 0
         """Inputs, of all epochs."""
 
@@ -83,7 +87,7 @@ class Runner:
         self._recent.clear()
         self._console.clear()
         self._console_at = 0
-        self._hears = False
+        self._hears, self._had_of_late = False, 0
         machine.door.forget()
         machine.listen(False)
         machine.pacer.start(machine.clock.now_ns)
@@ -150,20 +154,21 @@ class Runner:
     def _give(self, word: Log) -> None:
         for frames in self._frames.values():
             frames.collect()
-        had = False
         for _, port, payload in word.inputs:
             if port not in self._machine.door.ports:
                 raise ProtocolViolation(f"an input for {port!r}, which is no port here")
             if port in OWN_EVENTS:
                 continue
             if port in self._frames and self._frames[port].given(payload):
-                had = True
+                self._had_of_late += 1
                 continue
+            if port in self._frames:
+                self._had_of_late = 0
             self._enter(port, payload)
         self._forget_console(word.spoken.get(PORT, 0) - self._console_at)
-        if had and not self._hears:
-            self._hears = True
-            self._say(Progress(self._epoch, 0, 0))
+        if self._hears != (hears := self._had_of_late >= HAD_MIN):
+            self._hears = hears
+            self._say(Progress(self._epoch, int(hears), 0))
 
     def _enter(self, port: str, payload: bytes) -> None:
         self._machine.door.enter(port, self._replica.to_guest(port, payload))
