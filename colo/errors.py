@@ -8,6 +8,9 @@
      ├── NetworkError              a namespace, bridge, TAP or published port could not be had
      ├── Departed                  a guest that follows a log is no longer what the log says
      ├── ArbiterError              the arbiter could not be asked: nobody may act alone on that
+     ├── FaultError                a fault, trial or plan that makes no sense (:mod:`colo.faults.errors`)
+     │    └── PlanError            the same, with file and line
+     ├── WorldError                a simulated world that cannot be, or stands still (:mod:`colo.sim.loop`)
      └── ControlError              a QMP command that failed, as QEMU words it
 
 A machine's own exceptions are in :mod:`vmm.errors`.  ``PeerLost`` is handled where a half of the

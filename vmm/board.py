@@ -41,6 +41,7 @@ from vmm.wiring import Fan, Gate, WiredOr
 ELCR_LEVEL = sum(1 << (irq - 8) for irq in (acpi.SCI_IRQ, *INTA_IRQS))
 """Firmware's setting of the second edge/level register: PCI interrupts and the SCI are levels."""
 IDE_SLOTS = 4
+_U64 = (1 << 64) - 1
 TABLES_RAM_MIN = 2 * MIB
 """A machine with less RAM than this has no place for firmware's tables."""
 
@@ -158,12 +159,13 @@ class Board:
         def read_msr(register: int) -> int:
             if register == msr_table.IA32_APIC_BASE:
                 return lapic.apic_base
-            return lapic.tsc_deadline and lapic.tsc_deadline + offset()
+            return lapic.tsc_deadline and lapic.tsc_deadline + offset() & _U64
 
         def write_msr(register: int, value: int) -> bool:
             if register == msr_table.IA32_APIC_BASE:
                 return lapic.write_apic_base(value)
-            lapic.write_tsc_deadline(value and max(value - offset(), 1))
+            at_ns = value - offset() & _U64  # the counter wraps
+            lapic.write_tsc_deadline(value and (1 if at_ns >> 63 else max(at_ns, 1)))
             return True
 
         return Questions(

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from vmm import logbook, recording
 from vmm.backends import disk, net
@@ -43,6 +44,8 @@ from vmm.state import unpack
 Say = Callable[[str], None]
 Incoming = Callable[[int], Ram]
 """Makes so many MiB of RAM."""
+WrapDisk = Callable[[int, BlockBackend], BlockBackend]
+"""What is put around disk 0, 1, ...; who opened the disk closes it."""
 
 NO_REBOOT = Part("option", "no-reboot")
 
@@ -124,6 +127,7 @@ def launch(
     hashed: Hashed = lambda count: None,
     wrap: Wrap = lambda number, backend: backend,
     incoming: Incoming | None = None,
+    wrap_disk: WrapDisk = lambda number, disk: disk,
 ) -> Launched:
     """The machine, powered on, loaded or about to replay; ``say`` hears of a guest being built.
 
@@ -137,7 +141,8 @@ def launch(
         if log is not None:
             options = _as_logged(options, log)
         options = expanded(options, say)
-        launched = Launched(_machine(options, log, consoles, wrap, incoming, opened), options, opened)
+        around = Around(consoles, wrap, wrap_disk)
+        launched = Launched(_machine(options, log, around, incoming, opened), options, opened)
         if log is not None:
             launched.log = log
             logbook.require_images(log, launched.images(hashed))
@@ -253,11 +258,18 @@ def _words(names: Sequence[str]) -> str:
 # Pieces of the machine
 
 
+class Around(NamedTuple):
+    """What whoever launches puts around the machine."""
+
+    consoles: Sequence[Console]
+    wrap: Wrap
+    wrap_disk: WrapDisk
+
+
 def _machine(
     options: LaunchOptions,
     log: Replayer | None,
-    consoles: Sequence[Console],
-    wrap: Wrap,
+    around: Around,
     incoming: Incoming | None,
     opened: ExitStack,
 ) -> Machine:
@@ -265,11 +277,14 @@ def _machine(
     boot = _boot(options)
     snapshot = opened.enter_context(Snapshot.open(options.load)) if options.load is not None else None
     known = _known_config(snapshot, log)
-    media = _media(options, known, replaying=log is not None, opened=opened)
+    media = [
+        around.wrap_disk(number, medium)
+        for number, medium in enumerate(_media(options, known, replaying=log is not None, opened=opened))
+    ]
     clock = _LateClock()
-    cards = plugged(options, known, clock, wrap, opened)
+    cards = plugged(options, known, clock, around.wrap, opened)
     paced = options.outside if options.paced is None else options.paced
-    backends = Backends(cards, media, consoles)
+    backends = Backends(cards, media, around.consoles)
     if incoming is not None:
         config = known or _new_config(options, boot, backends)
         machine = Machine(config, boot, backends, paced=paced, ram=incoming(config.ram_mib))

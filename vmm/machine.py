@@ -7,6 +7,7 @@ is saved, loaded and compared in :mod:`vmm.saving`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from vmm.cpu.cpu import Cpu
 from vmm.cpu.engine import Costs, describe
 from vmm.devices.acpi_pm import SPAN as ACPI_PM_SPAN
 from vmm.devices.block import BlockBackend
+from vmm.inject import PORT as INJECT_PORT
+from vmm.inject import Injector
 from vmm.inputs import Door
 from vmm.pace import Pacer
 from vmm.ports import NetPort, SerialPort
@@ -35,8 +38,9 @@ from vmm.runloop import RESETS_MAX, Ended, RunLoop
 from vmm.saving import resume
 from vmm.snapshot import About, Progress, Snapshot
 from vmm.state import State
+from vmm.stops import Stops
 
-__all__ = ["MEMORY_MAP", "PORT_MAP", "RESETS_MAX", "Backends", "Ended", "Machine", "resume"]
+__all__ = ["BlockBackend", "MEMORY_MAP", "PORT_MAP", "RESETS_MAX", "Backends", "Ended", "Machine", "resume"]
 
 Range = tuple[int, int, str | None, str]
 
@@ -168,6 +172,7 @@ class Machine:
             ("power-button", lambda _: self.devices["acpi-pm"].press_power_button()),
             ("announce", lambda _: self._announce()),
             ("snapshot", lambda _: self.cpu.flush_tlb()),
+            (INJECT_PORT, lambda payload: self.injector.take(payload)),
         ):
 
             def deliver(payload: bytes, act: Any = act) -> int:
@@ -213,6 +218,14 @@ class Machine:
         self.exit_code = code
         self._end(Ended.DEBUG_EXIT)
 
+    def after_fork(self) -> None:
+        """To be called first by a child of ``os.fork()`` that runs this machine on, beside its parent.
+
+        RAM and translated code are copy-on-write.  Back ends are still shared: those that read or write
+        something on the host must be nobody's any more, or the child's alone.
+        """
+        self.pacer.after_fork()
+
     def close(self) -> None:
         """Give back the engine and the descriptors; back ends belong to who opened them."""
         self.cpu.close()
@@ -252,9 +265,28 @@ class Machine:
         """Whether what is attached may bring input; what enters through the door enters anyway."""
         self._loop.listen(wanted)
 
+    @cached_property
+    def stops(self) -> Stops:
+        """Exact places in the program at which to stop or to act."""
+        return Stops(self)
+
+    @cached_property
+    def injector(self) -> Injector:
+        """Faults of the processor, of RAM, of the clock and of interrupts."""
+        return Injector(self)
+
+    @property
+    def loop(self) -> RunLoop:
+        """For what is part of running: exact stops and injection."""
+        return self._loop
+
     def call(self, descriptor: int, act: Callable[[], None] | None) -> None:
         """While it runs, ``act`` between two blocks whenever ``descriptor`` has input; None: no longer."""
         self._loop.call(descriptor, act)
+
+    def arrived(self, descriptor: int) -> None:
+        """Between two runs: input for :meth:`call` that no kernel knows of, such as a simulated world's."""
+        self._loop.arrived(descriptor)
 
     def watch(self, watch: Callable[[bool], None] | None) -> None:
         """While it runs, ``watch`` between two blocks, with whether the guest waits; it enters no inputs."""
@@ -309,10 +341,12 @@ class Machine:
 
     def save(self, path: Path | str, progress: Progress | None = None) -> None:
         """Write a snapshot file.  The machine goes on as the loaded one would."""
+        self.stops.require_boundary()
         saving.save(self, path, progress)
 
     def hold(self) -> Snapshot:
         """A snapshot in memory: :func:`resume` it as often as wanted."""
+        self.stops.require_boundary()
         return saving.hold(self)
 
     def everything(self) -> dict[str, bytes]:

@@ -86,6 +86,17 @@ class Pacer:
         if self._wake >= 0:
             os.eventfd_write(self._wake, 1)
 
+    def after_fork(self) -> None:
+        """In a child of ``os.fork()``: descriptors of its own; the old ones go on belonging to the parent.
+
+        What an epoll descriptor watches is shared with whoever inherited it, and so is a wake-up.
+        """
+        self.close()
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        for descriptor in (self._wake, *sorted(self._watched)):
+            self._epoll.register(descriptor, select.EPOLLIN)
+
     def close(self) -> None:
         self._epoll.close()
         wake, self._wake = self._wake, -1

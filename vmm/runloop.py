@@ -36,6 +36,8 @@ class Ended(Enum):
     """Somebody called :meth:`vmm.machine.Machine.stop`."""
     PAUSED = "paused"
     """Something that watches the guest called :meth:`vmm.machine.Machine.pause`."""
+    EXACT = "exact"
+    """A place in the program that was asked for (:mod:`vmm.stops`), perhaps inside a block."""
     IDLE = "idle"
     """The guest waits for something that cannot come: no alarm, no input."""
 
@@ -51,6 +53,9 @@ class RunLoop:
         "_resets",
         "_sources",
         "ended",
+        "errands",
+        "place_ns",
+        "places",
         "reset_wanted",
         "watch",
     )
@@ -66,6 +71,11 @@ class RunLoop:
         """Called before the guest runs on, and (True) before it waits, with nothing left that was due."""
         self.ended: Ended | None = None
         self.reset_wanted = False
+        self.errands: list[Callable[[], None]] = []
+        """To be done before the guest runs on, one a turn; they may run a part of the next block."""
+        self.places: Callable[[], None] | None = None
+        """Called where an exact stop was asked for, and at ``place_ns`` (:mod:`vmm.stops`)."""
+        self.place_ns = NEVER_NS
 
     # Sources of input
 
@@ -103,6 +113,10 @@ class RunLoop:
             self._calls[descriptor] = act
         self._machine.pacer.watch(descriptor, act is not None)
 
+    def arrived(self, descriptor: int) -> None:
+        """As if the kernel had said so: act on ``descriptor`` before the guest runs on."""
+        self._ready.add(descriptor)
+
     # Running
 
     def end(self, reason: Ended) -> None:
@@ -115,11 +129,13 @@ class RunLoop:
         self._resets = 0
         try:
             while True:
-                self._serve()
+                inside = self._machine.cpu.parts.inside
+                if not inside:
+                    self._serve()
                 if self.ended is not None:
                     ended, self.ended = self.ended, None
                     return ended
-                if self._machine.clock.now_ns >= until_ns:
+                if not inside and self._machine.clock.now_ns >= until_ns:
                     return Ended.TIME
                 self._advance(until_ns)
         finally:
@@ -134,6 +150,8 @@ class RunLoop:
         if machine.door.replayer is not None:
             machine.door.replay_due(machine.state_hash)
         self._take_inputs()
+        if self.places is not None and machine.clock.now_ns >= self.place_ns:
+            self.places()
         machine.serial.show()
 
     def _take_inputs(self) -> None:
@@ -162,7 +180,10 @@ class RunLoop:
         if finished is not None:
             self.ended = finished  # only now: a stop that came since the last look is in there
             return
-        limit = min(until_ns, machine.door.next_ns)
+        if self.errands:
+            self.errands.pop(0)()
+            return
+        limit = min(until_ns, machine.door.next_ns, self.place_ns)
         if cpu.halted and not cpu.can_take_interrupt:
             if not self._tell_waiting_guest():
                 self._rest(limit)
@@ -178,6 +199,26 @@ class RunLoop:
             self.reset_wanted = True
         elif stop is Stop.DEADLINE and pacer.paced:
             self._hold_back()
+        elif stop is Stop.PLACE and self.places is not None:
+            self.places()
+
+    def run_part(self, instructions: int) -> bool:
+        """Execute so many instructions of the block at hand, and nothing else.
+
+        True: the processor is inside that block.  It is not when they were all of its instructions, or when
+        an interrupt came before them or an exception among them.
+        """
+        cpu = self._machine.cpu
+        self._machine.clock.set_limit(NEVER_NS)
+        cpu.poll(-1)
+        cpu.parts.want(instructions)
+        try:
+            while (stop := cpu.run()) is Stop.REQUEST:
+                pass  # whoever asked for it finds it in ``ended``
+        finally:
+            cpu.parts.want_nothing()
+        self.reset_wanted |= stop is Stop.SHUTDOWN
+        return cpu.parts.inside
 
     def _finished(self) -> Ended | None:
         """A machine that ended stays so, however often it is run or resumed."""

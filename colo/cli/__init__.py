@@ -13,10 +13,14 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from colo.cli import campaign as cli_campaign
 from colo.cli import compare_policies as cli_compare_policies
 from colo.cli import control as cli_control
+from colo.cli import init as cli_init
 from colo.cli import machine as cli_machine
 from colo.cli import node as cli_node
+from colo.cli import replay as cli_replay
+from colo.cli import sim as cli_sim
 from colo.cli import up as cli_up
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -37,6 +41,7 @@ examples:
   colo run linux --exit-on 'GUEST-READY linux' --save booted.snapshot
   colo run --load booted.snapshot      go on there, in any process, in half a second
   colo up redis --publish 6379         a Redis that survives kill -9; colo status, colo kill primary
+  colo sim redis --kill 0.5            the same in a simulated world: one seed, one digest
   colo guest list                      what there is to run
 
 {STATUSES}"""
@@ -120,6 +125,10 @@ def parser() -> Parser:
     cli_control.add_parsers(commands)
     cli_node.add_parser(commands)
     cli_compare_policies.add_parser(commands)
+    cli_campaign.add_parser(commands)
+    cli_replay.add_parser(commands)
+    cli_init.add_parser(commands)
+    cli_sim.add_parser(commands)
     _add_certs(commands)
     layout = commands.add_parser("layout", help="what a machine's state consists of, and its digest")
     layout.add_argument("snapshot", nargs="?", metavar="SNAPSHOT", help="of the machine in this snapshot")
@@ -239,10 +248,18 @@ def _command(options: argparse.Namespace) -> int:
             return cli_node.main(options)
         case "compare-policies":
             return cli_compare_policies.main(options)
+        case "campaign":
+            return cli_campaign.main(options)
+        case "replay":
+            return cli_replay.main(options)
         case command if command in cli_control.COMMANDS:
             from colo.cli import pair as cli_pair
 
             return cli_pair.main(options)
+        case "init":
+            return cli_init.main(options)
+        case "sim":
+            return cli_sim.main(options)
         case "certs":
             from colo.cli import certs as cli_certs
 

@@ -27,7 +27,7 @@ def pair_options(given: argparse.Namespace) -> PairOptions:
         trace.mkdir(parents=True, exist_ok=True)
     return PairOptions(
         guest=given.guest,
-        name=given.name or given.guest,
+        name=given.name or Path(given.guest).name,
         publish=tuple(Publish.parse(each) for each in given.publish),
         network=given.network,
         ram_mib=given.ram,

@@ -104,6 +104,8 @@ class Compared:
         self._hold.gate = self
 
     def open(self) -> None:
+        if self._companion.peer_left:
+            return  # this node was stopped between the commit and here: everything waits for who wins
         for port, frame in self._gate.open(self._hold.take_open()):
             self._hold.hold(port, frame)
         self.hear()

@@ -159,9 +159,10 @@ class Follower:
             self._next = None
             if epoch == self._reader.epoch and isinstance(word, Log):
                 self._reader.take(word)
-                self._match_frames(word)
                 self.words += 1
                 found = True
+            if isinstance(word, Log):  # of an epoch that is over, too: its frames are in what we began as
+                self._match_frames(word)
         if found and not self._companion.held_on_send:
             self._say(Progress(self._reader.epoch, self._reader.words, self._done))
         return found
@@ -170,6 +171,8 @@ class Follower:
         """Nothing of this epoch is followed any more; words of the next one wait."""
         while (word := self._word()) is not None and getattr(word, "epoch", -1) <= self._reader.epoch:
             self._next = None
+            if isinstance(word, Log):
+                self._match_frames(word)
         return False
 
     def _match_frames(self, word: Log) -> None:

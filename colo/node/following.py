@@ -66,7 +66,10 @@ class Following:
         self._standby.clear()
         self._machine.cpu.flush()
         self._rehearsal = Rehearsal(replica, self._standby)
-        self._frames = {net.name: StandbyFrames(net) for net in replica.nets}
+        self._frames = {
+            net.name: StandbyFrames(net, card.mac)
+            for net, card in zip(replica.nets, replica.machine.config.nets, strict=True)
+        }
         self._life = Life.WAIT
         self._translation = Translation(replica.nets)
         self._follower = Follower(replica, companion, self._frames, violated)
@@ -85,6 +88,9 @@ class Following:
         return self._opened
 
     def sealed(self, epoch: int) -> None:
+        if epoch == 0:
+            for frames in self._frames.values():
+                frames.forget()
         self._stage = self._opened
         self._unsaid = self._stage.held
         self.has_sealed, self.epoch = True, epoch

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from colo.errors import PeerLost
+from colo.errors import PeerLost, ProtocolViolation
 from colo.life import Life
 from colo.lockstep import marks
 from colo.lockstep.writer import LogWriter
@@ -229,7 +229,7 @@ class Logged:
                 raise PeerLost("the peer ended its side")
             while (word := self._companion.receive()) is not None:
                 self._act_on(word)
-        except PeerLost:
+        except (PeerLost, ProtocolViolation):
             self._peer_follows = False
             self._machine.call(self._companion.fileno(), None)
 

@@ -244,6 +244,7 @@ class NodeProcess:
             node=options.name,
             generation=options.generation,
             report=self.lines,
+            now_s=time.monotonic,
             standby=self.standby,
         )
         node = Node(

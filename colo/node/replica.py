@@ -6,7 +6,6 @@ pairing.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -93,10 +92,10 @@ class Replica:
     node: str
     generation: int
     report: Report
+    now_s: Callable[[], float]
+    """The host's time; from any thread."""
     standby: StandbyRam | None = None
     """The machine's RAM, when it was made to stand by."""
-    now_s: Callable[[], float] = time.monotonic
-    """The host's time; from any thread."""
     statistics: Statistics = field(default_factory=Statistics)
 
     @property

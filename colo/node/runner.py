@@ -264,4 +264,6 @@ class Runner:
     def repeated(self) -> list[Packet]:
         since_s = self._now_s() - REPEATED_S
         console = [(PORT, bytes(self._console))] if self._console else []
-        return [*(packet for at_s, packet in self._recent if at_s >= since_s), *console]
+        recent = [packet for at_s, packet in self._recent if at_s >= since_s]
+        again = self._translation.once_more
+        return [*((port, again(port, frame)) for port, frame in recent), *console]

@@ -8,6 +8,10 @@ survivor's guest is given it at once, where its client would have found out by a
 A guest that runs by itself (:mod:`colo.node.runner`) is given a frame as soon as it comes, and waits for no
 mirror.  It *has* the frame then, until it is taken back to what the primary's guest was at a cut.
 
+What came until the first epoch was sealed is forgotten: the primary's guest was given most of it before its
+first cut, when there was no mirror to tell of it, and must not be asked again.  What the primary's guest says
+comes here, too, and is no frame for any guest.
+
 A frame of which no mirror tells is forgotten at the second commit after it came: the primary had its
 chance and dropped it, as cards do.  The same holds for tidings of frames that never come here, which is
 so wherever the two nodes' networks are no such bridge.
@@ -19,6 +23,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 
 from colo.filters import FilteredNet
+from vmm.backends.net import VNET_HEADER
 
 KEPT_MAX = 2048
 """Frames; a TAP's own queue holds 500."""
@@ -38,8 +43,11 @@ class _Kept:
 class StandbyFrames:
     """Of one card.  For one thread."""
 
-    def __init__(self, net: FilteredNet) -> None:
+    def __init__(self, net: FilteredNet, mac: bytes = b"") -> None:
+        """``mac`` is the card's, and the primary's."""
         self._net = net
+        self._mac = mac
+        self._source = slice(VNET_HEADER + 6, VNET_HEADER + 12) if net.offloads else slice(6, 12)
         self._kept: deque[_Kept] = deque()
         self._told: deque[Counter[bytes]] = deque((Counter() for _ in range(GENERATIONS)), GENERATIONS)
         self._tidings = 0
@@ -51,7 +59,7 @@ class StandbyFrames:
     def collect(self) -> None:
         """Take what the back end has."""
         for frame in self._net.collect():
-            if not self._was_told(frame):
+            if frame[self._source] != self._mac and not self._was_told(frame):
                 self._kept.append(_Kept(self._commit, frame))
         while len(self._kept) > KEPT_MAX:
             self._kept.popleft()
@@ -95,6 +103,12 @@ class StandbyFrames:
         self._tidings = 0
         while self._kept and self._kept[0].commit <= self._commit - GENERATIONS:
             self._kept.popleft()
+
+    def forget(self) -> None:
+        """All that came until now."""
+        while self._net.collect():
+            continue
+        self._kept.clear()
 
     def take(self) -> list[bytes]:
         """Everything that is left and our guest has not had, oldest first."""

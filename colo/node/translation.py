@@ -38,6 +38,11 @@ class Translation:
             self._rewriters[net.name].reset(self._given.get(net.name, ()))
             net.translate = self._rewriters[net.name]
 
+    def once_more(self, port: str, frame: bytes) -> bytes:
+        """A frame that was shown to clients before, as it is to be said again."""
+        rewriter = self._rewriters.get(port)
+        return frame if rewriter is None else rewriter.once_more(frame)
+
     def take_over(self, now_ms: float) -> None:
         """Nobody else's numbers will be learned any more."""
         for net in self._nets:

@@ -14,6 +14,10 @@ made (:mod:`colo.pages.delta`), so both lead to the same bytes on the wire:
     Says "all", always: everything is compared with the shadow.  It works everywhere, needs nobody's
     permission, and costs some 140 ms for each GiB of RAM.
 
+A third one, ``exact``, is for simulations: from the second time on it says which pages differ from the last
+time, whatever the host's kernel can tell, so that a run does not depend on that.  It asks the better of the
+two, keeps a copy of RAM, and needs a guest that stands still while it is asked.
+
 Why no write is ever missed.  The mark is in the page table, so it makes no difference who writes: the
 engine's compiled code, numpy, or the kernel for a system call (``preadv`` into RAM).  A page is
 protected, and other processors' translations of it are flushed, before the ioctl returns; whoever
@@ -55,7 +59,7 @@ from colo.errors import ColoError
 from vmm.ram import PAGE_SIZE, Ram
 
 Pages = npt.NDArray[np.uint32]
-Wanted = Literal["auto", "kernel", "scan"]
+Wanted = Literal["auto", "kernel", "scan", "exact"]
 
 # <linux/userfaultfd.h>
 SYS_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
@@ -83,12 +87,16 @@ REGIONS_MAX = 1 << 16
 """That one ioctl can return (1.5 MiB): more than 512 MiB can have; a scan of more goes on where it ended."""
 
 
+COMPARED_AT_ONCE = 1024
+"""Pages: their copies stay in the processor's cache."""
+
+
 class DirtySource(Protocol):
     """Where the candidates come from."""
 
     @property
     def name(self) -> str:
-        """``kernel`` or ``scan``."""
+        """``kernel``, ``scan`` or ``exact``."""
 
     @property
     def why(self) -> str:
@@ -105,6 +113,8 @@ def open_source(ram: Ram, wanted: Wanted) -> DirtySource:
     """A source for ``ram``: the one that is ``wanted``; with ``auto`` the kernel, where that is possible."""
     if wanted == "scan":
         return ScanSource("asked for")
+    if wanted == "exact":
+        return ExactSource(ram, open_source(ram, "auto"))
     try:
         return KernelSource(ram, "asked for" if wanted == "kernel" else "the kernel can")
     except _Unavailable as exc:
@@ -129,6 +139,41 @@ class ScanSource:
 
     def close(self) -> None:
         """There is nothing to stop."""
+
+
+class ExactSource:
+    """What differs from the last time, of the candidates of ``source``."""
+
+    __slots__ = ("_known", "_ram", "_source", "name", "why")
+
+    def __init__(self, ram: Ram, source: DirtySource) -> None:
+        self.name = "exact"
+        self.why = f"asked for; by {source.name}"
+        self._ram = ram
+        self._source = source
+        self._known: npt.NDArray[np.uint8] | None = None
+
+    def take(self) -> Pages | None:
+        candidates, known = self._source.take(), self._known
+        if known is None:
+            self._known = self._ram.array.copy()
+            return None
+        changed = self._differing(known, candidates)
+        now, before = (array.reshape(-1, PAGE_SIZE) for array in (self._ram.array, known))
+        before[changed] = now[changed]
+        return changed
+
+    def _differing(self, known: npt.NDArray[np.uint8], candidates: Pages | None) -> Pages:
+        from colo.pages.delta import differing_pages  # loads numba
+
+        if candidates is None:
+            return differing_pages(self._ram.array, known)
+        now, before = (array.reshape(-1, PAGE_SIZE) for array in (self._ram.array, known))
+        parts = np.split(candidates, range(COMPARED_AT_ONCE, len(candidates), COMPARED_AT_ONCE))
+        return np.concatenate([part[(now[part] != before[part]).any(axis=1)] for part in parts])
+
+    def close(self) -> None:
+        self._source.close()
 
 
 class KernelSource:

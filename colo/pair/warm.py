@@ -40,13 +40,13 @@ def snapshot(
     built = vmm.guest.open(guest).build(say)
     wanted = (built.key, built.cmdline, net, str(ram_mib), str(append), sources(("vmm",)))
     key = hashlib.blake2b("\0".join(wanted).encode(), digest_size=12).hexdigest()
-    path = cache_directory() / DIRECTORY / f"{guest}-{key}.snapshot"
+    path = cache_directory() / DIRECTORY / f"{built.info.name}-{key}.snapshot"
     if not path.exists():
         say(f"booting {guest} once; later starts resume from here")
         path.parent.mkdir(parents=True, exist_ok=True)
         words = ["--net", net, *_options(ram_mib, append)]
         _boot(guest, built.info.expect, built.info.within_ms, path, words)
-        _forget_others(path, guest)
+        _forget_others(path, built.info.name)
     return path
 
 

@@ -140,6 +140,21 @@ class Rewriter:
         self._used(connection, now_ms)
         return shown
 
+    def once_more(self, frame: bytes) -> bytes:
+        """``frame``, shown before and to be said again.
+
+        A SYN is shown as it is while its number's difference is not known; a client that has heard the
+        primary's since would find two beginnings of one connection.
+        """
+        packet = parse(frame, self._l2)
+        if packet.kind is not TCP or not packet.flags & SYN:
+            return frame
+        connection = self._table.outward.get(packet.key)
+        if connection is None or packet.seq != connection.isn or not connection.shift:
+            return frame
+        shown = (packet.seq + connection.shift) & MASK
+        return edited(frame, packet.l2, packet.start, packet.l4 + 16, ((packet.l4 + 4, packet.seq, shown),))
+
     def _used(self, connection: Connection, now_ms: float) -> None:
         connection.last_ms = now_ms
         home = connection.home

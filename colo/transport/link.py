@@ -226,16 +226,27 @@ class Connection:
         interval_ms: int,
         silence_ms: int,
     ) -> None:
+        # A peer whose beats are slower by its own choice is not dead.
+        patience_ms = max(silence_ms, SILENCE_INTERVALS_MIN * theirs.interval_ms)
+        self._join(
+            link,
+            theirs,
+            Companion(beside[Channel.COMPANION], self._beside_lost),
+            lambda: Heartbeat(beside[Channel.HEARTBEAT], self._beside_lost, interval_ms, patience_ms),
+        )
+
+    def _join(
+        self, link: Link, theirs: Hello | Welcome, companion: Companion, heartbeat: Callable[[], Heartbeat]
+    ) -> None:
+        """From here on the three live and die together; the heartbeat begins when all else is ready."""
         self.link, self.theirs = link, theirs
         self.lost: str | None = None
         """Why the peer was lost, from whichever of the three noticed first."""
         self._lock = threading.Lock()
         self._closed = False
         self._watcher: Callable[[str], None] | None = None
-        # A peer whose beats are slower by its own choice is not dead.
-        patience_ms = max(silence_ms, SILENCE_INTERVALS_MIN * theirs.interval_ms)
-        self.companion = Companion(beside[Channel.COMPANION], self._beside_lost)
-        self.heartbeat = Heartbeat(beside[Channel.HEARTBEAT], self._beside_lost, interval_ms, patience_ms)
+        self.companion = companion
+        self.heartbeat = heartbeat()
         link.greeted()
         link.on_lost = self._link_lost
         if link.lost is not None:

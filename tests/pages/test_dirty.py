@@ -21,7 +21,7 @@ import pytest
 import colo.pages.dirty
 from colo.errors import ColoError
 from colo.pages.delta import apply, differing_pages
-from colo.pages.dirty import DirtySource, open_source
+from colo.pages.dirty import DirtySource, ExactSource, open_source
 from vmm.ram import MIB, PAGE_SIZE, Ram
 
 SIZE_MIB = 8
@@ -355,3 +355,25 @@ def test_a_host_that_cannot_is_a_reason_and_not_an_error(spare: int) -> None:
         source.close()
         assert os.dup(0) == first if {spare} else True, "a descriptor was left open"
     """)
+
+
+@pytest.mark.parametrize("inner", ["scan", "kernel"])
+def test_exact_says_what_differs_and_nothing_else(inner: str) -> None:
+    """Whatever the host's kernel can tell: a simulation goes by it."""
+    ram = Ram(SIZE_MIB)
+    source = ExactSource(ram, open_source(ram, inner))  # type: ignore[arg-type]
+    assert source.take() is None
+    assert source.take().tolist() == []
+    ram.write(5 * PAGE_SIZE, b"new")
+    ram.write(7 * PAGE_SIZE, bytes(10))
+    for page in range(300, 300 + 3000 % (PAGES - 300)):
+        ram.write(page * PAGE_SIZE + 4095, b"x")
+    expected = [5, *range(300, 300 + 3000 % (PAGES - 300))]
+    assert source.take().tolist() == expected
+    assert source.take().tolist() == []
+    ram.write(5 * PAGE_SIZE, b"old")
+    ram.write(5 * PAGE_SIZE, b"new")
+    assert source.take().tolist() == []
+    ram.clear()
+    assert source.take().tolist() == expected
+    source.close()

@@ -121,6 +121,7 @@ class Node:
             node=name,
             generation=0,
             report=self._report,
+            now_s=time.monotonic,
             standby=self.standby,
         )
 

@@ -46,6 +46,27 @@ def test_what_the_primary_was_given_is_forgotten_whichever_came_first(bench: Ben
     assert bench.taken() == [], "they are taken once"
 
 
+def test_what_came_until_now_can_be_forgotten(bench: Bench) -> None:
+    bench.arrive(1, 2)
+    bench.cable.arrive(*map(frame, range(3, 600)))
+    bench.frames.forget()
+    bench.arrive(600)
+    assert bench.taken() == [600]
+
+
+@pytest.mark.parametrize("offloads", [False, True])
+def test_what_the_guest_of_the_primary_says_is_nothing_to_hear(offloads: bool) -> None:
+    mac = bytes.fromhex("525400c01002")
+    cable = Cable(offloads)
+    net = FilteredNet(cable, "net0", muted=True)
+    frames = StandbyFrames(net, mac)
+    header = bytes(12) if offloads else b""
+    own, other = (header + bytes(6) + source + bytes(50) for source in (mac, bytes(6)))
+    cable.arrive(own, other, own)
+    assert frames.take() == [other]
+    net.close()
+
+
 def test_equal_frames_are_counted(bench: Bench) -> None:
     bench.arrive(1, 1, 1)
     bench.frames.given(frame(1))

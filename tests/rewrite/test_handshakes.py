@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colo.compare.packet import ACK, FIN, RST, SYN
-from tests.rewrite.ends import MASK, Ends
+from tests.rewrite.ends import MASK, Ends, read
 
 OWN, ITS, CLIENT = 1000, 0xFFFF_FF00, 5000
 numbers = st.integers(0, MASK) | st.sampled_from([0, 1, 2**31 - 1, 2**31, MASK - 1, MASK])
@@ -219,6 +219,20 @@ def test_an_acknowledgement_by_which_the_guest_repeats_itself_proves_nothing() -
     ends.guest(OWN + 1, ack=CLIENT + 1)
     assert ends.client(CLIENT + 1, ack=ITS + 1).ack == OWN + 1
     goes_on(ends)
+
+
+def test_a_syn_ack_that_is_said_again_has_the_number_that_was_learned() -> None:
+    """A survivor repeats its last frames: a client may see one number only of a connection's two SYN-ACKs."""
+    ends = Ends()
+    ends.client(CLIENT, flags=SYN)
+    syn_ack = ends.guest_frame(OWN, ack=CLIENT + 1, flags=SYN)
+    ends.out(syn_ack)
+    assert read(ends.rewriter.once_more(syn_ack)).seq == OWN
+    ends.client(CLIENT + 1, ack=ITS + 1)
+    assert read(ends.rewriter.once_more(syn_ack)).seq == ITS
+    data = ends.guest_frame(OWN + 1, b"reply", ack=CLIENT + 1)
+    shown = ends.rewriter.outward(data, ends.now_ms)
+    assert ends.rewriter.once_more(shown) == shown
 
 
 # Resets

@@ -33,7 +33,10 @@ _SOURCES = (
     "layout",
     "constants",
     "msr_table",
+    "ticks",
     "inline_clock",
+    "exact",
+    "stuck",
     "icebp",
     "compile",
 )

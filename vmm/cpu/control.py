@@ -40,6 +40,26 @@ from vmm.cpu import layout
     INTR,  # the interrupt controller's output line
     NMI,  # a non-maskable interrupt is pending
     STOP_REQUEST,  # anyone: leave at the next look
+    # exact stops and faults (vmm.cpu.exact, vmm.cpu.stuck); nothing of it costs anything while unused
+    EXACT,  # 1: look before every block that reaches a place, and while a part of a block runs
+    NOT_CODE,  # ns of virtual time so far that no instruction was charged for
+    STOP_AT,  # stop in the block in which this charge for instructions is reached, ns
+    STOP_AT_NS,  # the same for virtual time
+    WATCHES,  # address of rows: linear address of an instruction, executions until the stop
+    WATCH_COUNT,
+    INDEX,  # outcome: instructions of the block before the place
+    FOUND,  # outcome: the row of the watch that is there, or 0
+    SEGMENT,  # instructions to run of the block that comes next, or of the rest of this one; 0: all
+    STAGE,  # how far that is (vmm.cpu.exact)
+    PART,  # instructions of the part of a block that runs, its linear address, and that of what follows it
+    PART_AT,
+    PART_END,
+    REST,  # instructions of the current block that are charged and have not run
+    QUIET,  # 1: a part of a block ends at a watch that does not stop yet
+    STUCK,  # address of rows (vmm.cpu.stuck)
+    STUCK_COUNT,
+    DRIFT_PPM,  # how much faster than virtual time the time stamp counter runs
+    DRIFT_FROM,  # since when, ns
     POLL_FD,  # epoll descriptor looked at once a quantum, or -1
     POLL_EVENTS,  # address of a buffer for one event
     # outcome
@@ -76,6 +96,7 @@ from vmm.cpu import layout
     FN_INVALIDATE,
     FN_TLB_FILL,
     FN_LOAD_CODE,
+    FN_INVALIDATE_RANGE,
     # the first piece of RAM (vmm.cpu.regions)
     FN_FIND_REGION,
     LOW_REGION,  # the engine's descriptor
@@ -106,7 +127,7 @@ from vmm.cpu import layout
     N_CPUID,
     N_MSR,
     N_GENERAL_PROTECTION,
-) = range(0, 8 * 70, 8)
+) = range(0, 8 * 90, 8)
 """Byte offsets of the words."""
 
 _OFFSET = {name: value for name, value in dict(globals()).items() if name.isupper() and type(value) is int}
@@ -117,8 +138,14 @@ _INDEX = {name: value >> 3 for name, value in _OFFSET.items()}
 SIZE = 8 * len(NAMES)
 SCRATCH_WORDS = 24
 
-STOPPED_HALT, STOPPED_DEADLINE, STOPPED_REQUEST, STOPPED_HOST = 0, 1, 2, 3
-"""Values of REASON: the guest halted; DEADLINE came; STOP_REQUEST; POLL_FD is readable."""
+STOPPED_HALT, STOPPED_DEADLINE, STOPPED_REQUEST, STOPPED_HOST, STOPPED_PLACE, STOPPED_PART = range(6)
+"""Values of REASON: the guest halted; DEADLINE came; STOP_REQUEST; POLL_FD is readable; a place that was
+asked for is INDEX instructions ahead; the part of a block that was asked for has run."""
+
+IDLE, ASKED, RUNNING, RESUME = range(4)
+"""Values of STAGE: no part of a block is under way, comes next, runs; the rest of a block comes next."""
+WATCH_WORDS, STUCK_WORDS = 2, 5
+"""Words of a row."""
 
 SCRATCH_BUDGET = layout.CPU_SCRATCH
 SCRATCH_CONTROL = layout.CPU_SCRATCH + 8
@@ -144,7 +171,7 @@ class ControlBlock:
         self.address = ctypes.addressof(words)
         self._budget = ctypes.c_int64(0)
         self["SCRATCH"] = int(self._scratch.ctypes.data)
-        self["DEADLINE"] = NEVER_NS
+        self["DEADLINE"] = self["STOP_AT"] = self["STOP_AT_NS"] = NEVER_NS
         self["POLL_FD"] = -1
 
     def __getitem__(self, name: str) -> int:
@@ -167,7 +194,9 @@ class ControlBlock:
 
     @now_ns.setter
     def now_ns(self, value: int) -> None:
-        self._budget.value = self._words[0] - value
+        budget = self._words[0] - value
+        self["NOT_CODE"] += self._budget.value - budget
+        self._budget.value = budget
 
     def look_at(self, time_ns: int) -> None:
         """Look again at ``time_ns`` or a quantum from now, whichever comes first."""

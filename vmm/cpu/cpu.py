@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import Enum
 from functools import lru_cache
 from typing import NamedTuple
@@ -25,17 +23,18 @@ from vmm.boot.entry import Entry
 from vmm.bus import Bus
 from vmm.clock import NEVER_NS
 from vmm.cpu import control, detour, layout, library, registers, selfcheck
+from vmm.cpu.answers import Answers
 from vmm.cpu.control import ControlBlock
 from vmm.cpu.cpu_clock import CpuClock
 from vmm.cpu.dma import Dma
 from vmm.cpu.engine import DEFAULT_COSTS, Costs, Engine
 from vmm.cpu.entry_state import state_of
+from vmm.cpu.parts import Parts
 from vmm.cpu.registers import CpuState
 from vmm.errors import EngineError
 from vmm.ram import HIGH_BASE, PAGE_SIZE, Ram
 
 _DOUBLE_FAULT = 8
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint64)
 
 
 class Stop(Enum):
@@ -47,6 +46,10 @@ class Stop(Enum):
     HOST_INPUT = "host input"
     SHUTDOWN = "shutdown"
     """Triple fault (SDM vol. 3 6.15, shutdown state)."""
+    PLACE = "place"
+    """A place that was asked for is so many instructions ahead (:meth:`vmm.cpu.parts.Parts.take_place`)."""
+    PART = "part"
+    """The part of a block that was asked for has run, or has been left by an exception."""
 
 
 _REASONS = {
@@ -54,6 +57,8 @@ _REASONS = {
     control.STOPPED_DEADLINE: Stop.DEADLINE,
     control.STOPPED_REQUEST: Stop.REQUEST,
     control.STOPPED_HOST: Stop.HOST_INPUT,
+    control.STOPPED_PLACE: Stop.PLACE,
+    control.STOPPED_PART: Stop.PART,
 }
 
 
@@ -108,9 +113,9 @@ class Cpu:
 
     def __init__(self, ram: Ram, costs: Costs = DEFAULT_COSTS, *, patching: bool = True) -> None:
         self._engine = Engine(ram, costs, patching=patching and verdict().patching)
-        self._library = self._engine.library
+        self.library = self._engine.library
         self._ram = ram
-        self._invalidate = self._library.tb_invalidate_phys_range_x86_64
+        self._invalidate = self.library.tb_invalidate_phys_range_x86_64
         self._code_pages = self._engine.code_pages.data
         self._low_end = ram.regions[0][2]
         self.env = self._engine.env
@@ -120,9 +125,9 @@ class Cpu:
         self.clock = CpuClock(self.block, NEVER_NS)
         self.clock.rearmed()
         self.interrupt_line = _InterruptLine(self.block)
-        self._failure: BaseException | None = None
-        self._answers: list[object] = []
-        self._guards: list[object] = []
+        self.parts = Parts(self._engine, self._rip)
+        self._answers = Answers(self.block, self.request_stop)
+        self._acknowledge: Callable[[], int] = lambda: -1
         self.halted = False
         ram.on_write = self.invalidate
         ram.dma = Dma(ram, self._engine.callbacks, self.block.address)
@@ -137,70 +142,27 @@ class Cpu:
             board.write_tpr(value)
             return 0
 
-        reads: dict[str, Callable[[int, int], int]] = {
-            "PY_PORT_IN": ports.read,
-            "PY_MMIO_READ": mmio.read,
-            "PY_MSR_READ": lambda register, _: board.read_msr(register),
-            "PY_ACKNOWLEDGE": lambda _a, _b: board.acknowledge(),
-        }
-        writes: dict[str, Callable[[int, int, int], object]] = {
-            "PY_PORT_OUT": ports.write,
-            "PY_MMIO_WRITE": mmio.write,
-        }
-        answers: dict[str, Callable[[int, int, int], int]] = {
-            "PY_MSR_WRITE": lambda register, _, value: int(board.write_msr(register, value)),
-            "PY_TPR": tpr,
-        }
-        for word, read in reads.items():
-            self._answer(word, self._guarded_read(read))
-        for word, write in writes.items():
-            self._answer(word, self._guarded_write(write))
-        for word, answer in answers.items():
-            self._answer(word, self._guarded(answer))
+        answers = self._answers
+        answers.read("PY_PORT_IN", ports.read)
+        answers.read("PY_MMIO_READ", mmio.read)
+        answers.read("PY_MSR_READ", lambda register, _: board.read_msr(register))
+        answers.write("PY_PORT_OUT", ports.write)
+        answers.write("PY_MMIO_WRITE", mmio.write)
+        answers.answer("PY_MSR_WRITE", lambda register, _, value: int(board.write_msr(register, value)))
+        answers.answer("PY_TPR", tpr)
+        self._acknowledge = board.acknowledge
+        self.filter_interrupts(None)
         self._engine.map_holes(self._ram)
 
-    def _answer(self, word: str, function: Callable[[int, int, int], int]) -> None:
-        pointer = _CALLBACK(function)
-        self._guards.append(function)
-        self._answers.append(pointer)
-        self.block[word] = ctypes.cast(pointer, ctypes.c_void_p).value or 0
+    def filter_interrupts(self, keep: Callable[[int], bool] | None) -> None:
+        """Ask ``keep`` whether an interrupt that was acknowledged reaches the processor; None: all do."""
+        acknowledge = self._acknowledge
 
-    # No exception may cross native frames: the first is kept, the guest stops, run() raises it.
-    # Reads and writes have a guard each: one call less on the busiest path there is.
+        def filtered(_a: int, _b: int) -> int:
+            vector = acknowledge()
+            return vector if keep is None or keep(vector) else -1
 
-    def _failed(self, failure: BaseException) -> int:
-        if self._failure is None:
-            self._failure = failure
-        self.request_stop()
-        return 0
-
-    def _guarded_read(self, read: Callable[[int, int], int]) -> Callable[[int, int, int], int]:
-        def call(a: int, b: int, _: int) -> int:
-            try:
-                return read(a, b)
-            except BaseException as exc:
-                return self._failed(exc)
-
-        return call
-
-    def _guarded_write(self, write: Callable[[int, int, int], object]) -> Callable[[int, int, int], int]:
-        def call(a: int, b: int, c: int) -> int:
-            try:
-                write(a, b, c)
-            except BaseException as exc:
-                return self._failed(exc)
-            return 0
-
-        return call
-
-    def _guarded(self, answer: Callable[[int, int, int], int]) -> Callable[[int, int, int], int]:
-        def call(a: int, b: int, c: int) -> int:
-            try:
-                return answer(a, b, c)
-            except BaseException as exc:
-                return self._failed(exc)
-
-        return call
+        self._answers.read("PY_ACKNOWLEDGE", filtered if keep else lambda _a, _b: acknowledge())
 
     def close(self) -> None:
         """Give the engine's memory back; nothing else may be called afterwards."""
@@ -217,42 +179,19 @@ class Cpu:
         block["REASON"] = control.STOPPED_HALT
         halted, self.halted, began_ns = self.halted, False, block.now_ns
         detour.running.enter(block.address)
-        with self._nothing_lost():
-            error = self._library.uc_emu_start(self._engine.uc, self._rip.value, 0, 0, 0)
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            block["STOP_REQUEST"] = 0
-            raise failure
+        if block["REST"]:
+            self.parts.resume()
+        with self._answers.nothing_lost():
+            error = self.library.uc_emu_start(self._engine.uc, self._rip.value, 0, 0, 0)
+        if block["STAGE"]:
+            self.parts.drop()
+        self._answers.raise_kept()
         if error:
-            reason = self._library.uc_strerror(error).decode()
+            reason = self.library.uc_strerror(error).decode()
             raise EngineError(f"the engine stopped at rip {self.rip:#x}: {reason} (error {error})")
         if block.now_ns == began_ns:
             self.halted = halted  # stopped before the interrupt entered: nothing has woken it yet
         return self._stop_reason()
-
-    @contextmanager
-    def _nothing_lost(self) -> Iterator[None]:
-        """Keep what a signal handler raises on the way into a guard, before its ``try``.
-
-        Python runs handlers in the main thread, wherever it happens to be; ctypes hands what is raised
-        there to ``sys.unraisablehook`` and the access that was to be made answers 0.
-        """
-        if threading.get_ident() != threading.main_thread().ident:
-            yield
-            return
-        outer = sys.unraisablehook
-
-        def keep(lost: sys.UnraisableHookArgs) -> None:
-            if lost.object in self._guards and lost.exc_value is not None:
-                self._failed(lost.exc_value)
-            else:
-                outer(lost)
-
-        sys.unraisablehook = keep
-        try:
-            yield
-        finally:
-            sys.unraisablehook = outer
 
     def _stop_reason(self) -> Stop:
         reason = _REASONS[self.block["REASON"]]
@@ -282,9 +221,20 @@ class Cpu:
         self.block["NMI"] = 1
         self.block.look_now()
 
+    @property
+    def tsc_offset_address(self) -> int:
+        """Where the engine keeps what the guest added to its time stamp counter."""
+        return self.env + layout.TSC_OFFSET
+
+    @property
+    def drift_ns(self) -> int:
+        """How far the time stamp counter has drifted (:mod:`vmm.inject`)."""
+        block = self.block
+        return (block.now_ns - block["DRIFT_FROM"]) * block["DRIFT_PPM"] // 1_000_000
+
     def read_tsc_offset(self) -> int:
-        """What the guest added to its time stamp counter by writing it."""
-        return ctypes.c_int64.from_address(self.env + layout.TSC_OFFSET).value
+        """How far the guest's time stamp counter is ahead of virtual time."""
+        return ctypes.c_int64.from_address(self.tsc_offset_address).value + self.drift_ns
 
     @property
     def can_take_interrupt(self) -> bool:
@@ -315,7 +265,7 @@ class Cpu:
 
     def flush(self) -> None:
         """Forget all translated code and all address translations."""
-        self._library.ctl(self._engine.uc, library.UC_CTL_TB_FLUSH)
+        self.library.ctl(self._engine.uc, library.UC_CTL_TB_FLUSH)
         self.flush_tlb()
 
     def flush_tlb(self) -> None:
@@ -331,12 +281,12 @@ class Cpu:
             ctypes.c_uint64.from_address(descriptor + layout.TLB_WINDOW_MAX).value = 0
             ctypes.c_uint64.from_address(descriptor + layout.TLB_USED).value = 0
         detour.running.enter(self.block.address)
-        self._library.tlb_flush_x86_64(cpu)
+        self.library.tlb_flush_x86_64(cpu)
 
     def set_a20(self, enabled: bool) -> None:
         """Address line 20: off wraps at 1 MiB as on an 8086."""
         detour.running.enter(self.block.address)
-        self._library.x86_cpu_set_a20_x86_64(self._engine.cpu, int(enabled))
+        self.library.x86_cpu_set_a20_x86_64(self._engine.cpu, int(enabled))
 
     # State
 
@@ -347,7 +297,11 @@ class Cpu:
     @property
     def rflags(self) -> int:
         raw = self._flags.value
-        return int(self._library.helper_read_eflags_x86_64(self.env)) | (raw & registers.EFLAGS_RF_VM)
+        return int(self.library.helper_read_eflags_x86_64(self.env)) | (raw & registers.EFLAGS_RF_VM)
+
+    def write_rflags(self, value: int) -> None:
+        """Replace all flags; not while the processor runs."""
+        registers.write_flags(self.env, value)
 
     @property
     def state(self) -> CpuState:
@@ -361,10 +315,11 @@ class Cpu:
 
     @state.setter
     def state(self, state: CpuState) -> None:
-        self._library.cpu_x86_update_dr7_x86_64(self.env, 0x400)
+        self.library.cpu_x86_update_dr7_x86_64(self.env, 0x400)
         registers.write(self.env, state)
-        self._library.cpu_x86_update_dr7_x86_64(self.env, state.debug[7] & 0xFFFFFFFF)
+        self.library.cpu_x86_update_dr7_x86_64(self.env, state.debug[7] & 0xFFFFFFFF)
         self.block["NMI"] = int(state.nmi_pending)
+        self.parts.leave_block()
         self.block.now_ns = state.now_ns
         self.halted = state.halted
 
@@ -387,9 +342,9 @@ class Cpu:
         """Registers as a loader wants them (:mod:`vmm.boot.entry`)."""
         self.state = state_of(entry, self.block.now_ns)
         ctypes.c_uint32.from_address(self.env + layout.HFLAGS).value = 0
-        self._library.cpu_x86_update_cr0_x86_64(self.env, entry.cr0 & 0xFFFFFFFF)
-        self._library.cpu_x86_update_cr4_x86_64(self.env, entry.cr4)
-        self._library.x86_update_hflags_x86_64(self.env)
+        self.library.cpu_x86_update_cr0_x86_64(self.env, entry.cr0 & 0xFFFFFFFF)
+        self.library.cpu_x86_update_cr4_x86_64(self.env, entry.cr4)
+        self.library.x86_update_hflags_x86_64(self.env)
         self.flush()
 
 

@@ -25,7 +25,7 @@ class CpuClock(TimerClock):
         deadline = min(self.next_deadline_ns, self.limit_ns)
         self._block["DEADLINE"] = deadline
         block = self._block
-        waiting = block["INTR"] or block["NMI"] or block["STOP_REQUEST"]
+        waiting = block["INTR"] or block["NMI"] or block["STOP_REQUEST"] or block["EXACT"]
         block.look_at(0 if waiting else deadline)
 
     def jump(self, time_ns: int) -> None:

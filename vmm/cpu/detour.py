@@ -68,9 +68,19 @@ WRAPPER = "written_page"
 WRAPPED_PROLOGUE = bytes.fromhex("4157 4156 4d89c6 4155 4989f5 4889d6 4154")
 """Its first instructions, whole and free of addresses: they run from a copy that jumps back."""
 
+PRECEDED: dict[str, bytes] = {
+    "helper_cmpxchg8b_unlocked": bytes.fromhex("4157 4156 4989f6 4155 4154 55"),
+    "helper_cmpxchg16b_unlocked": bytes.fromhex("4157 4156 4155 4154 55 4889fd 53"),
+}
+"""Helpers before which ``settle_flags`` is called, and their first instructions, as for WRAPPED."""
+
 PATCHES: dict[str, tuple[int, bytes, bytes]] = {
     # and ebp, mask: what PUSHF takes from eflags.  VM and RF read as clear (SDM vol. 2 PUSHF).
     "helper_read_eflags": (0x1A, bytes.fromhex("81e5 2af3ffff"), bytes.fromhex("81e5 2af3fcff")),
+    # ja, now jmp, in the translation of BT, BTS, BTR and BTC, which lies behind this function.  The flags
+    # that they leave undefined came from how the block computed its last ones, so from where it began; now
+    # they and ZF, which is defined, are kept.
+    "do_vmexit": (0x13114, bytes.fromhex("0f87 b86e0000"), bytes.fromhex("90e9 b86e0000")),
 }
 """Function -> (offset, the bytes that must be there, the bytes that replace them)."""
 
@@ -154,6 +164,8 @@ def install(library: Library, callbacks: dict[str, int]) -> int:
         _overwrite(_function(library, function, len(stub)), stub)
     for function, (offset, known, better) in PATCHES.items():
         _patch(library, function, offset, known, better)
+    for function, prologue in PRECEDED.items():
+        _precede(library, function, prologue, callbacks["settle_flags"])
     _replace_pointer(library, _code.add(running.stub(callbacks["guest_time"])))
     return _wrap(library, callbacks[WRAPPER])
 
@@ -179,13 +191,29 @@ def _patch(library: Library, name: str, offset: int, known: bytes, better: bytes
 
 def _wrap(library: Library, target: int) -> int:
     """Detour WRAPPED to ``target``; the address at which the original can still be called."""
-    address = _function(library, WRAPPED, len(WRAPPED_PROLOGUE))
-    found = ctypes.string_at(address, len(WRAPPED_PROLOGUE))
-    if found != WRAPPED_PROLOGUE:
-        raise EngineError(f"{WRAPPED} begins with {found.hex()}, not as known; {supported()}")
+    address = _prologue(library, WRAPPED, WRAPPED_PROLOGUE)
     original = _code.add(WRAPPED_PROLOGUE + _jump(address + len(WRAPPED_PROLOGUE)))
     _overwrite(address, _jump(target))
     return original
+
+
+def _prologue(library: Library, name: str, known: bytes) -> int:
+    """Address of a function that begins with ``known``."""
+    address = _function(library, name, len(known))
+    found = ctypes.string_at(address, len(known))
+    if found != known:
+        raise EngineError(f"{name} begins with {found.hex()}, not as known; {supported()}")
+    return address
+
+
+def _precede(library: Library, name: str, prologue: bytes, target: int) -> None:
+    """Call ``target`` with env and the return address, then the function as it was."""
+    address = _prologue(library, name, prologue)
+    stub = b"\x57\x56\x48\x83\xec\x08"  # push rdi; push rsi; sub rsp, 8
+    stub += b"\x48\x8b\x74\x24\x18"  # mov rsi, [rsp + 24]
+    stub += b"\x48\xb8" + target.to_bytes(8, "little") + b"\xff\xd0"  # mov rax, target; call rax
+    stub += b"\x48\x83\xc4\x08\x5e\x5f"  # add rsp, 8; pop rsi; pop rdi
+    _overwrite(address, _jump(_code.add(stub + prologue + _jump(address + len(prologue)))))
 
 
 def _jump(target: int) -> bytes:

@@ -38,6 +38,7 @@ _FUNCTIONS = {
     "FN_CHECK_EXIT": "helper_check_exit_request_x86_64",
     "FN_EMU_STOP": "uc_emu_stop",
     "FN_LOAD_CODE": "cpu_ldub_code_x86_64",
+    "FN_INVALIDATE_RANGE": "tb_invalidate_phys_range_x86_64",
 }
 
 
@@ -69,21 +70,23 @@ def describe() -> str:
     made.update(library.load().build_id.encode())
     made.update(repr(cpuid.rows()).encode())
     made.update(repr(msr_table.ROWS).encode())
+    made.update(repr((sorted(detour.PATCHES.items()), sorted(detour.PRECEDED))).encode())
     return made.hexdigest()
 
 
 class Engine:
     """A running Unicorn with its control block.  ``uc``, ``cpu`` and ``env`` are host addresses."""
 
-    __slots__ = ("_keep", "block", "callbacks", "code_pages", "cpu", "env", "library", "uc")
+    __slots__ = ("_keep", "block", "callbacks", "code_pages", "cpu", "env", "library", "patching", "uc")
 
     def __init__(self, ram: Ram, costs: Costs, *, patching: bool) -> None:
         self.library, self.callbacks, wrapped = _loaded()
         self.block = ControlBlock()
         self.block["FN_INVALIDATE"] = wrapped
+        self.patching = int(patching)
         self._keep: list[object] = []
         self._open()
-        self._fill_block(costs, patching)
+        self._fill_block(costs)
         self._map_ram(ram)
         self._shortcut_low_ram(ram)
         self._take_over_tlb_fill()
@@ -111,15 +114,17 @@ class Engine:
         self.env = ctypes.c_uint64.from_address(self.cpu + layout.CPU_ENV_PTR).value
         if self.env - self.cpu != layout.ENV_FROM_CPU:
             raise EngineError(f"env lies {self.env - self.cpu:#x} after CPUState; {library.supported()}")
+        if ctypes.c_uint32.from_address(self.cpu + layout.CPU_CFLAGS_NEXT).value != layout.NO_CFLAGS:
+            raise EngineError(f"CPUState.cflags_next_tb is not where it was; {library.supported()}")
         for word, features in cpuid.FEATURE_WORDS.items():
             ctypes.c_uint64.from_address(self.env + layout.FEATURES + 8 * word).value = features
 
-    def _fill_block(self, costs: Costs, patching: bool) -> None:
+    def _fill_block(self, costs: Costs) -> None:
         block = self.block
         block["UC"], block["CPU"], block["ENV"] = self.uc, self.cpu, self.env
         block["COST_INSTRUCTION"], block["COST_ACCESS"] = costs.instruction, costs.access
         block["COST_PAUSE"], block["COST_TSC"], block["QUANTUM"] = costs.pause, costs.tsc, costs.quantum
-        block["PATCHING"] = int(patching)
+        block["PATCHING"] = self.patching
         block["HOOK_ADDRESS"] = self.callbacks["on_block"]
         for word, symbol in _FUNCTIONS.items():
             block[word] = self.library.address(symbol)

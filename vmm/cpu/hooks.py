@@ -17,18 +17,18 @@ from __future__ import annotations
 
 from vmm.cpu import layout
 from vmm.cpu.control import (
-    BASE,
     BUDGET,
     COST_INSTRUCTION,
     CPU,
     DEADLINE,
     ENV,
+    EXACT,
     FN_DO_HARDIRQ,
     FN_DO_INTERRUPT,
-    FN_EMU_STOP,
     FN_EPOLL_WAIT,
     FN_LOOP_EXIT,
     FN_RAISE,
+    IDLE,
     INTR,
     N_BLOCKS_SEEN,
     N_EXCEPTIONS,
@@ -41,16 +41,24 @@ from vmm.cpu.control import (
     POLL_EVENTS,
     POLL_FD,
     PY_ACKNOWLEDGE,
-    QUANTUM,
-    REASON,
+    STAGE,
     STOP_REQUEST,
     STOPPED_DEADLINE,
     STOPPED_HOST,
     STOPPED_REQUEST,
-    UC,
+    WATCH_COUNT,
 )
+from vmm.cpu.exact import BOUNDARY, RUN, STOPPED, enter, go_on, is_watched, stop
 from vmm.cpu.icebp import icebp_length
-from vmm.cpu.inline_clock import PATCHED, block_instructions, find_block, patch_block, runs_alone
+from vmm.cpu.inline_clock import (
+    PATCHED,
+    block_instructions,
+    find_block,
+    forget_block,
+    is_counted,
+    linear_pc,
+    patch_block,
+)
 from vmm.cpu.native import (
     call1,
     call3,
@@ -65,6 +73,8 @@ from vmm.cpu.native import (
     u32,
     void,
 )
+from vmm.cpu.stuck import apply_stuck
+from vmm.cpu.ticks import charge_ns, count, look_at, now
 
 _EFLAGS, _HFLAGS, _HFLAGS2 = layout.EFLAGS, layout.HFLAGS, layout.HFLAGS2
 _INHIBIT_IRQ, _NMI_MASKED = layout.HF_INHIBIT_IRQ, layout.HF2_NMI_MASKED
@@ -76,40 +86,6 @@ _INVALID_OPCODE = 6
 _DEBUG_EXCEPTION = 1
 _NOT_FETCHED = 1
 """Marks #UD for want of code, in the error code that #UD does not have."""
-
-
-@native
-def count(control: int, counter: int) -> None:
-    """One more of something."""
-    store64(control + counter, load64(control + counter) + 1)
-
-
-@native
-def now(control: int) -> int:
-    """Virtual time, charges of the running block included."""
-    return load64(control + BASE) - load64(load64(control + BUDGET))
-
-
-@native
-def charge_ns(control: int, cost: int) -> None:
-    """Let virtual time pass."""
-    budget = load64(control + BUDGET)
-    store64(budget, load64(budget) - cost)
-
-
-@native
-def look_at(control: int, time: int) -> None:
-    """Look again at ``time`` or a quantum from now (ControlBlock.look_at, natively)."""
-    at = now(control)
-    base = min(time, at + load64(control + QUANTUM))
-    store64(control + BASE, base)
-    store64(load64(control + BUDGET), base - at)
-
-
-@native
-def _stop(control: int, reason: int) -> None:
-    store64(control + REASON, reason)
-    call1(load64(control + FN_EMU_STOP), load64(control + UC))
 
 
 @native
@@ -145,13 +121,13 @@ def _look(control: int) -> bool:
     """Budget used up: stop, deliver, or set the next time to look.  True: the run stops here."""
     count(control, N_LOOKS)
     if now(control) >= load64(control + DEADLINE):
-        _stop(control, STOPPED_DEADLINE)
+        stop(control, STOPPED_DEADLINE)
         return True
-    if load64(control + STOP_REQUEST) != 0:
-        _stop(control, STOPPED_REQUEST)
-        return True
-    if load64(control + INTR) != 0 or load64(control + NMI) != 0:
+    if load64(control + STOP_REQUEST) == 0 and (load64(control + INTR) != 0 or load64(control + NMI) != 0):
         _take_interrupt(control)
+    if load64(control + STOP_REQUEST) != 0:  # from before, or from who was asked for the vector
+        stop(control, STOPPED_REQUEST)
+        return True
     pending = load64(control + INTR) != 0 or load64(control + NMI) != 0
     look_at(control, i64(0) if pending else load64(control + DEADLINE))
     poll = load64(control + POLL_FD)
@@ -159,8 +135,32 @@ def _look(control: int) -> bool:
         return False
     if u32(call4(load64(control + FN_EPOLL_WAIT), poll, load64(control + POLL_EVENTS), 1, 0)) != 1:
         return False
-    _stop(control, STOPPED_HOST)
+    stop(control, STOPPED_HOST)
     return True
+
+
+@native
+def _exactly(control: int, at: int, block: int, counted: bool, size: int) -> int:
+    """A boundary while places in the program are looked for (:mod:`vmm.cpu.exact`): what to do here."""
+    if load64(control + STAGE) != IDLE:
+        verdict = go_on(control, at, block, counted)
+        if verdict != BOUNDARY:
+            return verdict
+    if load64(load64(control + BUDGET)) <= 0 and _look(control):
+        return STOPPED
+    return enter(control, at, block, size, 0, i64(-1))
+
+
+@native
+def _begin_patched(control: int, budget: int, charge: int) -> None:
+    """A patched prologue found the budget used up, and has charged its block."""
+    store64(budget, load64(budget) + charge)
+    if load64(control + EXACT) != 0:
+        size = charge // load64(control + COST_INSTRUCTION)
+        if _exactly(control, linear_pc(control), i64(0), False, size) == RUN:
+            store64(budget, load64(budget) - charge)
+    elif load64(budget) > 0 or not _look(control):
+        store64(budget, load64(budget) - charge)
 
 
 @callback(void(i64, i64, u32, i64))
@@ -168,20 +168,25 @@ def on_block(uc: int, address: int, size: int, control: int) -> None:
     """UC_HOOK_BLOCK.  ``uc`` 0: a patched prologue, already charged ``size``; else uncharged."""
     budget = load64(control + BUDGET)
     if uc == 0:
-        store64(budget, load64(budget) + i64(size))
-        if load64(budget) > 0 or not _look(control):
-            store64(budget, load64(budget) - i64(size))
+        _begin_patched(control, budget, i64(size))
         return
     count(control, N_BLOCKS_SEEN)
     block = find_block(control, address, i64(size))
-    alone = runs_alone(block)
+    counted = is_counted(block)
+    if counted:
+        forget_block(control, address)
     # No stop between a store into its own block and the store's second run, alone: the engine would
     # forget that it is to run alone, and the whole block would be charged once more.
-    if not alone and load64(budget) <= 0 and _look(control):
+    alone = counted and load64(control + STAGE) == IDLE
+    if not alone and (load64(control + EXACT) != 0 or load64(control + WATCH_COUNT) != 0):
+        if _exactly(control, address, block, counted, block_instructions(block)) != RUN:
+            return
+    elif not alone and load64(budget) <= 0 and _look(control):
         return
+    apply_stuck(control)
     charge = block_instructions(block) * load64(control + COST_INSTRUCTION)
     store64(budget, load64(budget) - charge)
-    if load64(control + PATCHING) != 0 and not alone:
+    if load64(control + PATCHING) != 0 and not counted and not is_watched(control, block):
         done = patch_block(control, block, address, i64(size), charge)
         count(control, N_PATCHED if done == PATCHED else N_UNPATCHED)
 

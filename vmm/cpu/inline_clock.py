@@ -64,34 +64,58 @@ def _signed32(value: int) -> int:
 
 
 @native
+def _slot(control: int, pc: int) -> int:
+    """Where the jump cache would hold the block at ``pc``."""
+    folded = pc ^ (pc >> 6)
+    return load64(control + CPU) + _JMP_CACHE + 8 * (((folded >> 6) & 0xFC0) | (folded & 0x3F))
+
+
+@native
+def default_block(control: int, pc: int) -> int:
+    """The engine's own lookup of the block of ordinary length at ``pc``, in the processor's present mode."""
+    env = load64(control + ENV)
+    flags = load32(env + _HFLAGS) | (load64(env + _EFLAGS) & _TB_FLAGS)
+    cs_base = load64(env + _CS_BASE)
+    return call5(load64(control + FN_TB_LOOKUP), load64(control + CPU), pc, cs_base, flags, _TB_CFLAGS)
+
+
+@native
 def find_block(control: int, pc: int, size: int) -> int:
     """The descriptor of the block that starts at linear address ``pc``, or 0.
 
     The jump cache holds it unless the block was entered for the first time; then the engine's own
     lookup does.
     """
-    folded = pc ^ (pc >> 6)
-    slot = ((folded >> 6) & 0xFC0) | (folded & 0x3F)
-    block = load64(load64(control + CPU) + _JMP_CACHE + 8 * slot)
+    block = load64(_slot(control, pc))
     if block != 0 and load64(block + _TB_PC) == pc and load16(block + _TB_SIZE) == size:
         return block
-    env = load64(control + ENV)
-    flags = load32(env + _HFLAGS) | (load64(env + _EFLAGS) & _TB_FLAGS)
-    cs_base = load64(env + _CS_BASE)
-    block = call5(load64(control + FN_TB_LOOKUP), load64(control + CPU), pc, cs_base, flags, _TB_CFLAGS)
+    block = default_block(control, pc)
     return block if block != 0 and load16(block + _TB_SIZE) == size else 0
+
+
+@native
+def forget_block(control: int, pc: int) -> None:
+    """The block at ``pc`` has an extraordinary length: it must not be found in place of the ordinary one."""
+    store64(_slot(control, pc), 0)
+
+
+@native
+def linear_pc(control: int) -> int:
+    """Linear address of the block that begins."""
+    env = load64(control + ENV)
+    return load64(env + _EIP) + load64(env + _CS_BASE)
+
+
+@native
+def is_counted(block: int) -> bool:
+    """Was a length asked for?  A block that is not found is one that the engine made for one run."""
+    return block == 0 or load32(block + layout.TB_CFLAGS) & layout.TB_COUNT_MASK != 0
 
 
 @native
 def block_instructions(block: int) -> int:
     """Guest instructions of a block; one for the unlisted one-instruction blocks."""
     return load16(block + _TB_ICOUNT) if block != 0 else 1
-
-
-@native
-def runs_alone(block: int) -> bool:
-    """Is it the one-instruction block with which the engine steps over a store into its own block?"""
-    return block == 0 or load32(block + layout.TB_CFLAGS) & layout.TB_COUNT_MASK == 1
 
 
 @native

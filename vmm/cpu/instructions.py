@@ -13,6 +13,7 @@ PAUSE                   costs virtual time, so that a waiting loop waits in few 
 MOV to/from CRn         reserved bits and mode rules fault as SDM vol. 2 says; CR8 is the TPR
 RDMSR, WRMSR            :mod:`vmm.cpu.msr`
 SYSCALL, SYSENTER       :mod:`vmm.cpu.syscall`
+CMPXCHG8B, CMPXCHG16B   the engine's own, after the flags that they keep were made exact
 INT n, INT3             SDM vol. 3 6.12: a fault on the way leaves rip at the instruction
 ======================  ==================================================================
 """
@@ -52,7 +53,6 @@ from vmm.cpu.control import (
     PY_PORT_OUT,
     PY_TPR,
 )
-from vmm.cpu.hooks import charge_ns, count, now
 from vmm.cpu.native import (
     call1,
     call2,
@@ -68,12 +68,13 @@ from vmm.cpu.native import (
     u32,
     void,
 )
+from vmm.cpu.ticks import charge_ns, count, now, time_stamp
 
 _RAX, _RCX, _RDX, _RBX = layout.RAX, layout.RCX, layout.RDX, layout.RBX
 _EIP, _EFLAGS, _HFLAGS = layout.EIP, layout.EFLAGS, layout.HFLAGS
 _CR0, _CR4, _EFER = layout.CR0, layout.CR4, layout.EFER
 _CPL, _CS64 = layout.HF_CPL, layout.HF_CS64
-_TSC_OFFSET, _TSC_AUX = layout.TSC_OFFSET, layout.TSC_AUX
+_TSC_AUX = layout.TSC_AUX
 _CR0_PE, _CR0_NW, _CR0_CD, _CR0_PG = 1, 1 << 29, 1 << 30, 1 << 31
 _CR4_TSD, _CR4_PAE = 1 << 2, 1 << 5
 _CR4_VALID = 0x1107FF
@@ -207,7 +208,7 @@ def _read_tsc(env: int, back: int) -> int:
     if load64(env + _CR4) & _CR4_TSD and load32(env + _HFLAGS) & _CPL:
         general_protection(control, env, back)
     charge_ns(control, load64(control + COST_TSC))
-    tsc = now(control) + load64(env + _TSC_OFFSET)
+    tsc = time_stamp(control, env)
     store64(env + _RAX, tsc & _LOW32)
     store64(env + _RDX, (tsc >> 32) & _LOW32)
     return control
@@ -343,6 +344,19 @@ def software_interrupt(env: int, number: int, length: int, back: int) -> None:
     store64(env + layout.EXCEPTION_NEXT_EIP, load64(env + _EIP) + (length & _LOW32))
     call1(load64(control + FN_DO_INTERRUPT), load64(control + CPU))
     call1(load64(control + FN_LOOP_EXIT), load64(control + CPU))  # longjmp: does not return
+
+
+# Flags
+
+
+@callback(void(i64, i64))
+def settle_flags(env: int, back: int) -> None:
+    """Before CMPXCHG8B and CMPXCHG16B, which keep all flags but ZF.
+
+    Their helpers take the flags from how env says that they are to be computed, which generated code has
+    not brought up to date: what they kept was wrong, and different in a block that began elsewhere.
+    """
+    restore_state(control_of(env), back)
 
 
 # The engine's one look at the host's clock (vmm.cpu.detour)

@@ -21,6 +21,9 @@ UC_INIT_DONE = 2035
 
 # CPUState, which precedes env by ENV_FROM_CPU
 ENV_FROM_CPU = 0x8A50
+CPU_CFLAGS_NEXT = 24
+"""cflags of the next block that the main loop looks up; NO_CFLAGS: as always."""
+NO_CFLAGS = 0xFFFFFFFF
 CPU_SCRATCH = 64
 """``jmp_env``: 200 bytes that this engine does not use; ours (see vmm.cpu.control)."""
 CPU_SCRATCH_SIZE = 200

@@ -10,10 +10,10 @@ from vmm.cpu.control import (
     PY_MSR_READ,
     PY_MSR_WRITE,
 )
-from vmm.cpu.hooks import count, now
 from vmm.cpu.instructions import control_of, general_protection
 from vmm.cpu.msr_table import BOARD, CANONICAL, EXTENDED, IGNORED, ROW_WORDS, TSC
 from vmm.cpu.native import call3, callback, i64, load32, load64, native, store32, store64, void
+from vmm.cpu.ticks import count, time_stamp
 
 _LOW32 = 0xFFFFFFFF
 _EFER_LME, _EFER_LMA = 1 << 8, 1 << 10
@@ -42,7 +42,7 @@ def _read(control: int, env: int, row: int) -> int:
     if kind == IGNORED:
         return load64(row + 24)
     if kind == TSC:
-        return now(control) + load64(env + load64(row + 16))
+        return time_stamp(control, env)
     if kind == BOARD:
         return call3(load64(control + PY_MSR_READ), load64(row), 0, 0)
     offset = load64(row + 16)
@@ -58,7 +58,7 @@ def _accepts(control: int, env: int, row: int, value: int) -> bool:
     if kind == IGNORED:
         return True
     if kind == TSC:
-        store64(env + offset, value - now(control))
+        store64(env + offset, value - (time_stamp(control, env) - load64(env + offset)))
         return True
     if kind == BOARD:
         return call3(load64(control + PY_MSR_WRITE), load64(row), 0, value) != 0

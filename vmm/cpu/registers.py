@@ -231,3 +231,11 @@ def _write_flags(raw: bytearray, rflags: int) -> None:
     struct.pack_into("<Q", raw, _CC_SRC, rflags & EFLAGS_COMPUTED & ~_DIRECTION)
     struct.pack_into("<I", raw, _CC_OP, _CC_OP_EFLAGS)
     struct.pack_into("<i", raw, _DF, -1 if rflags & _DIRECTION else 1)
+
+
+def write_flags(env: int, rflags: int) -> None:
+    """Replace the flags at ``env`` alone."""
+    raw = bytearray(layout.ENV_STATE_SIZE)
+    _write_flags(raw, rflags)
+    for at, size in ((layout.EFLAGS, 8), (_CC_SRC, 8), (_CC_OP, 4), (_DF, 4)):
+        ctypes.memmove(env + at, bytes(raw[at : at + size]), size)

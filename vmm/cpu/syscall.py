@@ -13,9 +13,9 @@ from vmm.cpu.control import (
     FN_WRITE_EFLAGS,
     N_SYSCALLS,
 )
-from vmm.cpu.hooks import count
 from vmm.cpu.instructions import control_of, general_protection, restore_state
 from vmm.cpu.native import call1, call3, call4, callback, i64, load32, load64, native, store32, store64, void
+from vmm.cpu.ticks import count
 
 _EFER_SCE = 1
 _INVALID_OPCODE = 6

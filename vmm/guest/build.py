@@ -85,11 +85,12 @@ class LinuxBuild:
     def _root(self) -> Tree:
         """The guest's root directory, without modules."""
         recipe, root = self._recipe, skeleton()
-        self._software.add(recipe.packages)
+        self._software.add([self._chosen(each) for each in recipe.packages])
         self._install_busybox(root)
         for path in recipe.take:
             self._progress(f"taking {path}")
-            self._software.install(path, root)
+            for each in self._software.below(path) if path.endswith("/") else [path]:
+                self._software.install(each, root)
         for source in recipe.compile:
             self._progress(f"compiling {source.source}")
             root.add_file(source.to, compiled(self._guests / source.source, source), 0o755)
@@ -101,6 +102,11 @@ class LinuxBuild:
         for name, target in recipe.links.items():
             root.add_link(name, target)
         return root
+
+    def _chosen(self, package: str) -> str:
+        """The package of a recipe's line, which may name alternatives."""
+        names = package.replace(" ", "").split("|")
+        return self._apt.first_known(names) if len(names) > 1 else names[0]
 
     def _disk_finder(self, kernel: Kernel) -> Tree:
         """The root of an initramfs that loads the drivers and goes on to the disk."""

@@ -200,6 +200,11 @@ class Packages:
         """What an added package depends on."""
         return self._depends[name]
 
+    def below(self, folder: str) -> list[str]:
+        """The files of the packages added so far that are in ``folder``, by name; no links to nowhere."""
+        prefix = f"{normal(folder)}/".lstrip("/")
+        return sorted(name for name in self._owner if name.startswith(prefix) and self.tree.chain(name))
+
     def install(self, path: str, into: Tree) -> None:
         """Copy a program or library with everything the dynamic linker needs to run it."""
         pending = [(path, "")]

@@ -64,8 +64,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     modules: tuple[str, ...] = ()
     """Kernel modules to carry, by name; what they depend on comes along."""
     packages: tuple[str, ...] = ()
+    """Of "a | b" the first that the archive has."""
     take: tuple[str, ...] = ()
-    """Paths out of the packages: programs come with the shared libraries they need."""
+    """Paths out of the packages: programs come with the shared libraries they need.  One that ends with a
+    slash is a folder with all that the named packages have in it."""
     compile: tuple[Compile, ...] = ()
     files: tuple[Copy, ...] = ()
     fill: tuple[Fill, ...] = ()

@@ -1,6 +1,7 @@
 """The guests on this machine: which exist, which are built, and building them.
 
     <cache>/debs/                      packages as downloaded
+    <cache>/own/                       files of guests that are not the manifest's (vmm.guest.own)
     <cache>/apt/                       private package lists, when the system's will not do
     <cache>/builds/<key>/              kernel, initrd, disk of one build; read-only, never changed
     <cache>/receipts/<name>-<recipe>.json   which build is current for a recipe, what is in it
@@ -34,7 +35,7 @@ import msgspec
 
 import vmm
 from vmm.errors import GuestBuildError
-from vmm.guest import manifest
+from vmm.guest import manifest, own
 from vmm.guest.apt import OFFLINE_ADVICE, Apt, Progress
 from vmm.guest.build import BUILDER_VERSION, LinuxBuild, source_bytes
 from vmm.guest.manifest import GuestInfo
@@ -267,19 +268,21 @@ class Store:
     """All guests of a manifest with one cache."""
 
     def __init__(self, guests: Path | None = None, cache: Path | None = None) -> None:
-        self._guests = guests or guests_directory()
+        self.directory = guests or guests_directory()
         self.cache = cache or cache_directory()
-        self._infos = manifest.load(self._guests)
+        self._infos = manifest.load(self.directory)
 
     def names(self) -> list[str]:
         """In the order of the manifest."""
         return [*self._infos]
 
     def open(self, name: str) -> Guest:
-        """One guest; the error for an unknown name lists those that exist."""
+        """One guest, or that in the directory ``name``; the error for an unknown one lists what exists."""
+        if own.is_own(name):
+            return own.open_own(name, self)
         if name not in self._infos:
-            raise GuestBuildError(f"no guest {name!r}; the guests are {', '.join(self._infos)}")
-        return Guest(self._infos[name], self._guests, self.cache)
+            raise GuestBuildError(f"no guest {name!r}; the guests are {', '.join(self._infos)}, or ./DIR")
+        return Guest(self._infos[name], self.directory, self.cache)
 
     def list(self) -> list[GuestStatus]:
         """Every guest with what is built of it."""
@@ -296,7 +299,7 @@ class Store:
                 with contextlib.suppress(OSError, msgspec.DecodeError):
                     kept.add(msgspec.json.decode(path.read_bytes(), type=Receipt).key)
             gone = [path for path in (self.cache / "builds").glob("*") if path.name not in kept]
-            gone.append(self.cache / "debs")
+            gone += [self.cache / "debs", self.cache / "own"]
             freed = sum(file.stat().st_size for path in gone for file in path.rglob("*") if file.is_file())
             for path in gone:
                 shutil.rmtree(path, ignore_errors=True)
