@@ -40,7 +40,7 @@ from vmm.snapshot import About, Progress, Snapshot
 from vmm.state import State
 from vmm.stops import Stops
 
-__all__ = ["BlockBackend", "MEMORY_MAP", "PORT_MAP", "RESETS_MAX", "Backends", "Ended", "Machine", "resume"]
+__all__ = ["MEMORY_MAP", "PORT_MAP", "RESETS_MAX", "Backends", "BlockBackend", "Ended", "Machine", "resume"]
 
 Range = tuple[int, int, str | None, str]
 
