@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -142,6 +141,8 @@ def _tell(campaign: Campaign, found: Found, *, as_json: bool) -> None:
             "done_now": found.done_now,
             "seconds": round(found.seconds, 3),
         }
+        import json
+
         print(json.dumps(facts))
         return
     print("\n".join(campaign.table()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,6 +96,8 @@ def _whole_run(options: argparse.Namespace, pair: Beside, wanted: Wanted) -> int
     _write(options, pair, wanted, path, report)
     assert report.outcome is not None
     if options.json:
+        import json
+
         print(json.dumps(_facts(wanted, path, report, departures)))
         return EXIT_FAILED if departures else 0
     print(f"{wanted.name}: {report.outcome.value} ({report.why})")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -76,6 +75,8 @@ def main(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace, found: dict[str, Any], took_s: float) -> None:
     if options.json:
+        import json
+
         print(json.dumps({**found, "checked": options.check_determinism, "wall_s": round(took_s, 3)}))
         return
     virtual_s = found["virtual_ns"] / 1e9

@@ -163,6 +163,10 @@ class Compared:
     # Our guest
 
     def _say(self, port: str, frame: bytes) -> None:
+        """What the peer said too; unless it acts alone by now, because we were stopped right here."""
+        if self._companion.peer_left:
+            self._hold.hold(port, frame)
+            return
         self._hold.say(port, frame)
         if port == PORT:
             self._shown += len(frame)

@@ -133,7 +133,8 @@ class Logged:
         self._waiting.append((self._words + 1, (port, frame)))
 
     def _say_held(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._held:
+        """Unless the peer acts alone by now, because we were stopped right here."""
+        while self._waiting and self._waiting[0][0] <= self._held and not self._companion.peer_left:
             _, (port, frame) = self._waiting.popleft()
             self._spoken[port] = self._spoken.get(port, 0) + len(frame)
             self._counts["early-frames"] += 1

@@ -108,7 +108,8 @@ def test_another_plan_needs_another_directory(done: Path, tmp_path: Path) -> Non
 def test_a_campaign_that_was_stopped_goes_on(tmp_path: Path, how: signal.Signals) -> None:
     planned(tmp_path, 30)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "colo.cli", "campaign", "flips.toml"]
+    # What a shell starts in the background ignores interrupts, and so does all that it starts.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "colo.cli", "campaign", "flips.toml"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )

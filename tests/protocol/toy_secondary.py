@@ -53,7 +53,7 @@ class ToySecondary:
         """What the guest's thread found wrong with the peer: the connection is to be closed."""
         replica: Any = machine.replica
         companion: Any = around.companion
-        translation: Any = SimpleNamespace(begin=lambda: None)
+        translation: Any = SimpleNamespace(begin=lambda: None, once_more=lambda _, frame: frame)
         self.follower = self.follower_kind(replica, companion, {}, self._violated)
         self.runner = self.runner_kind(replica, companion, {}, translation, self._violated)
 
