@@ -1,13 +1,23 @@
 """Policy ``colo`` on the primary: its guest's inputs are mirrored, and what both guests say goes out.
 
 **What may be said before the commit, and why it is safe** is in :mod:`colo.filters.compared`, which decides.
-Here is how the secondary's guest comes to know what ours was given, as soon as ours was and before it acts on
-it, and how its answers come back.  Everything passes the companion connection between the two guests'
-threads; what tells of another epoch is void.
+Here is how the secondary's guest comes to know what ours was given, and how its answers come back.
+Everything passes the companion connection between the two guests' threads; what tells of another epoch is
+void.
+
+**Tidings** of what ours was given go before our guest acts on it.  Where a bridge brings frames to both
+guests they are news to nobody, and go some fifty times a second, and at each cut, so that the secondary knows
+which frames are in what its guest is made from.  What no bridge brings, such as a console's input, goes at
+once.
+
+**Waking.**  What the other guest said is read when ours says something, and while ours waits or something of
+ours does: a guest that runs is not stopped for what nobody waits for.
 
 **The fence.**  A survivor shuts the connection before it speaks.  A primary that was stopped meanwhile and
 runs on still has here what the survivor's guest had said before: the same words, so nothing false, but late,
-and from a node that no switch should learn to be the guest's.  So nothing is said any more once it was shut.
+and from a node that no switch should learn to be the guest's.  So it looks, right before each frame, whether
+the connection was shut, and says nothing any more then.  A node that is stopped between that look and the
+system call behind it still says one frame; nothing in user space can help that.
 
 Frames are mirrored as their clients sent them: the secondary of a survivor that still translates for some
 (:mod:`colo.rewrite`) does so by itself.

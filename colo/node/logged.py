@@ -7,6 +7,9 @@ that the secondary does not wait for a guest that computes.
 **Flow control.**  The secondary tells how far it is.  A primary whose oldest word was not executed for
 ``LAG_MAX_S`` stands still until it was: a survivor has to execute all of that before it serves.
 
+**The fence** is the log's (:mod:`colo.lockstep`): what is said was held.  A primary that was stopped after
+its word was held looks, right before each frame, whether its peer left, and leaves it to the survivor then.
+
 Not modelled: a log kept across checkpoints.  A guest that differs is repaired from the next checkpoint on.
 """
 
