@@ -223,10 +223,11 @@ def test_a_load_that_cannot_begin_says_so(tmp_path: Path) -> None:
 def test_only_what_came_in_time_counts(tmp_path: Path) -> None:
     records, faults = load(tmp_path, "time", lambda number, _: b"T %d\n" % number)
     at_s = records["at_ns"] / 1e9
-    found = loadgen.between(records, at_s[10], at_s[20], faults)
+    begin_s, end_s = at_s[9:11].mean(), at_s[19:21].mean()  # seconds in a float do not tell a nanosecond
+    found = loadgen.between(records, begin_s, end_s, faults)
     assert found.answers == len(found.samples_ns) == 10
-    assert found.seconds == pytest.approx(at_s[20] - at_s[10])
-    assert found.per_second == pytest.approx(10 / (at_s[20] - at_s[10]))
+    assert found.seconds == pytest.approx(end_s - begin_s)
+    assert found.per_second == pytest.approx(10 / (end_s - begin_s))
     assert found.latency.max_ms == pytest.approx(records["latency_ns"][10:20].max() / 1e6, abs=1e-4)
 
 
