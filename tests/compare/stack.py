@@ -25,6 +25,8 @@ TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 2, 0x1000
 SERVICE, FIRST_PORT = 8080, 40000
 SIZES = (1, 3000, 200_000)
 DATAGRAM = 4000
+TCP_CLOSE = 7
+"""First byte of TCP_INFO: nothing more is expected of this connection (include/net/tcp_states.h)."""
 TRIES_S = 20.0
 """Limit of every wait: loss is repaired in well under a second."""
 
@@ -93,6 +95,16 @@ def answer(datagrams: socket.socket) -> None:
         datagrams.sendto(pattern(DATAGRAM), sender)
 
 
+def close(connection: socket.socket) -> None:
+    """Until the other side has acknowledged our FIN, which is the last that it says."""
+    connection.shutdown(socket.SHUT_WR)
+    for _ in range(int(TRIES_S / 0.01)):
+        if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
+            return
+        time.sleep(0.01)
+    raise SystemExit("our FIN is not acknowledged")
+
+
 def visit(family: int, address: str, seed: int) -> None:
     pieces = random.Random(seed)
     for number, size in enumerate(SIZES):
@@ -108,6 +120,7 @@ def visit(family: int, address: str, seed: int) -> None:
                     raise SystemExit("other bytes")
             if connection.recv(1):
                 raise SystemExit("more bytes")
+            close(connection)
     with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
         datagrams.settimeout(TRIES_S)
         datagrams.bind(("", FIRST_PORT))
