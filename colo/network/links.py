@@ -5,7 +5,7 @@
                                              tap-a ──┴── tap-b
                                             primary     secondary
 
-Follows the kernel's Documentation/networking/bridge.rst and tuntap.rst, and ip-link(8), ip-route(8).
+Follows the kernel's Documentation/networking/bridge.rst and tuntap.rst, ip-link(8) and ip-route(8).
 
 Why it is so:
 
@@ -17,6 +17,8 @@ Why it is so:
   the survivor would be deaf for up to another (0.9 s measured).  It costs one reference to each frame
   per further node.  A node that holds a TAP without serving the guest must therefore read and drop,
   or its queue (500 frames) is full of old frames when it takes over.
+* The TAPs are isolated from each other: what one node's guest says would otherwise go to the
+  other node too, which would be woken to drop it.
 * No spanning tree and no forward delay: a TAP forwards as soon as it has a carrier.
 * The bridge's address is fixed and derived from its IP address.  Left alone it would be the lowest of
   its ports' and change under the guest's ARP cache when a port joins.
@@ -143,6 +145,7 @@ def explain(name: str, plan: Plan) -> list[str]:
             f"{ip} tuntap add {tap} mode tap vnet_hdr",
             f"{ip} link set {tap} addrgenmode none",
             f"{ip} link set {tap} master {BRIDGE} up",
+            f"{ip} link set {tap} type bridge_slave isolated on",
         ]
     return lines
 
@@ -192,6 +195,7 @@ def _tap(route: Any, name: str) -> None:
     index = _index(route, name)
     _no_ipv6_addresses(route, index)
     route.link("set", index=index, master=_index(route, BRIDGE), state="up")
+    route.brport("set", index=index, isolated=1)
 
 
 def _device_access() -> str:

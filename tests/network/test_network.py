@@ -61,14 +61,23 @@ def announce(tap: Tap) -> None:
     tap.transmit(bytes(VNET_HEADER) + b"\xff" * 6 + GUEST_MAC + b"\x08\x06" + arp)
 
 
-def datagram_at(tap: Tap) -> bytes:
-    """The payload of the next UDP datagram for the guest."""
+def frames_until_for_guest(tap: Tap) -> list[bytes]:
+    """What comes, with the first frame for the guest as the last."""
+    heard = []
     while select.select([tap], [], [], WAIT_S)[0]:
         frame = tap.receive()
-        if frame is not None and frame[VNET_HEADER : VNET_HEADER + 6] == GUEST_MAC:
-            ip_header = VNET_HEADER + 14
-            return frame[ip_header + 28 :]
-    raise AssertionError("no datagram came")
+        if frame is None:
+            continue
+        heard.append(frame)
+        if frame[VNET_HEADER : VNET_HEADER + 6] == GUEST_MAC:
+            return heard
+    raise AssertionError(f"no frame came for the guest: {heard}")
+
+
+def datagram_at(tap: Tap) -> bytes:
+    """The payload of the next UDP datagram for the guest."""
+    ip_header = VNET_HEADER + 14
+    return frames_until_for_guest(tap)[-1][ip_header + 28 :]
 
 
 def client_of(network: Network, ip: str) -> socket.socket:
@@ -110,6 +119,21 @@ def test_frames_for_a_dead_nodes_guest_reach_the_survivor_at_once(
         assert datagram_at(second) == b"after the death"
         second.close()
     client.close()
+
+
+def test_what_one_nodes_guest_says_does_not_come_to_the_other(
+    network: Network, tool: Callable[[str], str]
+) -> None:
+    ip = tool("ip")
+    client = client_of(network, ip)
+    speaks, listens = opened(network, ip, "tap-a"), opened(network, ip, "tap-b")
+    announce(speaks)  # to everybody, and before the datagram
+    client.send(b"then this")
+    heard = frames_until_for_guest(listens)
+    assert heard[-1][VNET_HEADER : VNET_HEADER + 6] == GUEST_MAC
+    assert GUEST_MAC not in {frame[VNET_HEADER + 6 : VNET_HEADER + 12] for frame in heard}
+    for each in (client, speaks, listens):
+        each.close()
 
 
 def test_a_clients_connection_outlives_the_node_that_served_it(network: Network, guest: Network) -> None:
