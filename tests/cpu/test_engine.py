@@ -212,3 +212,30 @@ def test_a_cache_that_cannot_be_written_is_a_note(
     monkeypatch.setattr(vmm.cpu.compile, "build", lambda: intact[16:])
     assert vmm.cpu.compile.callbacks.__wrapped__()
     assert "not kept in" in capsys.readouterr().err
+
+
+CROWDED = """
+import mmap
+from vmm.cpu import compile
+
+def mapped(pages):
+    return mmap.mmap(-1, pages * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ)
+
+compile.callbacks()
+code = (compile.cache_directory() / f"callbacks-{compile.digest()}.o").read_bytes()[16:]
+sizes = (64, 32, 16, 8, 4, 2, 1)
+filled = [mapped(pages) for pages in sizes for _ in range(200)]
+holes, between = [], []
+for pages in reversed(sizes):
+    holes.append(mapped(pages))
+    between.append(mapped(3 * 2**18 + 1))  # 3 GiB, and a page: a multiple of 2 MiB would be aligned
+for hole in holes:
+    hole.close()
+print(len(compile._load(code)) == len(compile.callbacks()))
+"""
+
+
+def test_callbacks_load_where_address_space_is_crowded() -> None:
+    """What room there is for each section is gigabytes from the next; LLVM aborts when it cannot reach."""
+    done = subprocess.run([sys.executable, "-c", CROWDED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

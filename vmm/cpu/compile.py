@@ -110,7 +110,9 @@ _engines: list[llvm.ExecutionEngine] = []
 
 def _load(code: bytes) -> dict[str, int]:
     target = llvm.Target.from_default_triple().create_target_machine()
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
+    # Its sections refer to each other within 2 GiB.  LLVM's own manager maps each where there is room, which
+    # in a process with large mappings may be further; llvmlite's reserves one span for all of them.
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target, use_lmm=True)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _engines.append(engine)
