@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import CodeType
 
 from vmm.cpu.control import ControlBlock
 
@@ -29,12 +30,13 @@ class Answers:
         self._block = block
         self._stop = stop
         self._failure: BaseException | None = None
-        self._guards: dict[str, Answer] = {}
+        self._guards: set[CodeType] = set()
         self._pointers: dict[str, object] = {}
 
     def _set(self, word: str, function: Answer) -> None:
         pointer = _CALLBACK(function)
-        self._guards[word], self._pointers[word] = function, pointer
+        self._guards.add(function.__code__)
+        self._pointers[word] = pointer
         self._block[word] = ctypes.cast(pointer, ctypes.c_void_p).value or 0
 
     def _failed(self, failure: BaseException) -> int:
@@ -89,7 +91,8 @@ class Answers:
         """Keep what a signal handler raises on the way into a guard, before its ``try``.
 
         Python runs handlers in the main thread, wherever it happens to be; ctypes hands what is raised
-        there to ``sys.unraisablehook`` and the access that was to be made answers 0.
+        there to ``sys.unraisablehook`` and the access that was to be made answers 0.  A guard is known by
+        its code, in the outermost frame: Python 3.13 no longer passes the function itself.
         """
         if threading.get_ident() != threading.main_thread().ident:
             yield
@@ -97,7 +100,8 @@ class Answers:
         outer = sys.unraisablehook
 
         def keep(lost: sys.UnraisableHookArgs) -> None:
-            if lost.object in self._guards.values() and lost.exc_value is not None:
+            trace = lost.exc_traceback
+            if trace is not None and trace.tb_frame.f_code in self._guards and lost.exc_value is not None:
                 self._failed(lost.exc_value)
             else:
                 outer(lost)

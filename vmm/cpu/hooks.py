@@ -22,6 +22,7 @@ from vmm.cpu.control import (
     CPU,
     DEADLINE,
     ENV,
+    ENV_TO_CONTROL,
     EXACT,
     FN_DO_HARDIRQ,
     FN_DO_INTERRUPT,
@@ -165,11 +166,12 @@ def _begin_patched(control: int, budget: int, charge: int) -> None:
 
 @callback(void(i64, i64, u32, i64))
 def on_block(uc: int, address: int, size: int, control: int) -> None:
-    """UC_HOOK_BLOCK.  ``uc`` 0: a patched prologue, already charged ``size``; else uncharged."""
-    budget = load64(control + BUDGET)
+    """UC_HOOK_BLOCK.  ``uc`` 0: a patched prologue, already charged ``size``, has env for ``control``."""
     if uc == 0:
-        _begin_patched(control, budget, i64(size))
+        control = load64(control + ENV_TO_CONTROL)
+        _begin_patched(control, load64(control + BUDGET), i64(size))
         return
+    budget = load64(control + BUDGET)
     count(control, N_BLOCKS_SEEN)
     block = find_block(control, address, i64(size))
     counted = is_counted(block)

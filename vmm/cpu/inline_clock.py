@@ -8,7 +8,7 @@ what they should be, writes a subtraction in front:
     engine's prologue                               after patching
       A:  store pc to env->eip                        sub  qword [rbp + budget], charge
           rdi=uc rsi=pc edx=size rcx=control          jg   END
-          call hook                                   store pc; edx=charge; rcx=control; edi=0
+          call hook                                   store pc; edx=charge; rcx=env; edi=0
       R:  rdi=uc esi=0                                (nops) call hook        same bytes, same place
           call helper_check_exit_request          R:  unchanged
     END:  guest instructions                      END: unchanged
@@ -17,6 +17,9 @@ The bytes from the call on are never touched, so the hook, which is running whil
 to R as if nothing had happened, and the slow path is the old path told apart by ``edi == 0``
 ("already charged").  A block whose prologue is not understood stays as it is and is charged by the
 hook: same clock, slower.
+
+Room is scarce.  An argument below 4 GiB is loaded by five bytes instead of ten, and the heap of a Python
+that is not position-independent, as Debian's and Ubuntu's are, is there: the patch has to fit even then.
 
 A block is charged its number of guest instructions, which the engine keeps in the block descriptor.
 """
@@ -30,7 +33,6 @@ from vmm.cpu.control import (
     CPU,
     ENV,
     ENV_TO_BUDGET,
-    ENV_TO_CONTROL,
     FN_CHECK_EXIT,
     FN_TB_LOOKUP,
     HOOK_ADDRESS,
@@ -48,7 +50,6 @@ PROLOGUE_MAX = 120
 LOADS_MAX = 12
 
 _BUDGET_DISPLACEMENT = ENV_TO_BUDGET & 0xFFFFFFFF
-_CONTROL_DISPLACEMENT = ENV_TO_CONTROL & 0xFFFFFFFF
 _TB_PC, _TB_SIZE, _TB_ICOUNT = layout.TB_PC, layout.TB_SIZE, layout.TB_ICOUNT
 _TB_CS_BASE, _TB_CODE, _TB_CODE_SIZE = layout.TB_PC + 8, layout.TB_CODE, layout.TB_CODE_SIZE
 _HFLAGS, _EFLAGS = layout.HFLAGS, layout.EFLAGS
@@ -226,48 +227,58 @@ def _fits_imm32(value: int) -> bool:
 
 @native
 def _patch_length(eip: int, charge: int) -> int:
-    subtract = 8 if charge <= 127 else 11
+    take_charge = 8 + 3 if charge <= 127 else 5 + 7
     store_eip = 11 if _fits_imm32(eip) else 17
-    return subtract + 2 + store_eip + 5 + 7 + 2
+    return take_charge + 2 + store_eip + 3 + 2
 
 
 @native
-def _write_patch(start: int, call: int, end: int, eip: int, charge: int) -> None:
-    at = start
-    store8(at, 0x48)  # sub qword [rbp + budget], charge
-    store8(at + 1, 0x83 if charge <= 127 else 0x81)
-    store8(at + 2, 0xAD)
-    store32(at + 3, _BUDGET_DISPLACEMENT)
-    if charge <= 127:
+def _write_charge(at: int, charge: int) -> int:
+    """Take ``charge`` from the budget; the address after it."""
+    if charge <= 127:  # sub qword [rbp + budget], charge
+        store8(at, 0x48)
+        store16(at + 1, 0xAD83)
+        store32(at + 3, _BUDGET_DISPLACEMENT)
         store8(at + 7, charge)
-        at += 8
-    else:
-        store32(at + 7, charge)
-        at += 11
-    store8(at, 0x7F)  # jg end
-    store8(at + 1, end - at - 2)
-    at += 2
+        return at + 8
+    store8(at, 0xBA)  # mov edx, charge; sub qword [rbp + budget], rdx
+    store32(at + 1, charge)
+    store8(at + 5, 0x48)
+    store16(at + 6, 0x9529)
+    store32(at + 8, _BUDGET_DISPLACEMENT)
+    return at + 12
+
+
+@native
+def _write_store(at: int, eip: int) -> int:
+    """Store ``eip``; the address after it."""
     if _fits_imm32(eip):  # mov qword [rbp + eip], imm32
         store32(at, 0x0085C748 | (_EIP & 0xFF) << 24)
         store32(at + 4, _EIP >> 8)
         store32(at + 7, eip & 0xFFFFFFFF)
-        at += 11
-    else:  # mov rsi, eip; mov [rbp + eip], rsi
-        store16(at, 0xBE48)
-        store64(at + 2, eip)
-        store16(at + 10, 0x8948)
-        store8(at + 12, 0xB5)
-        store32(at + 13, _EIP)
-        at += 17
-    store8(at, 0xBA)  # mov edx, charge
-    store32(at + 1, charge)
+        return at + 11
+    store16(at, 0xBE48)  # mov rsi, eip; mov [rbp + eip], rsi
+    store64(at + 2, eip)
+    store16(at + 10, 0x8948)
+    store8(at + 12, 0xB5)
+    store32(at + 13, _EIP)
+    return at + 17
+
+
+@native
+def _write_patch(start: int, call: int, end: int, eip: int, charge: int) -> None:
+    at = _write_charge(start, charge)
+    store8(at, 0x7F)  # jg end
+    store8(at + 1, end - at - 2)
+    at = _write_store(at + 2, eip)
+    if charge <= 127:  # push charge; pop rdx: two bytes less than mov edx, charge, which large ones had above
+        store16(at, charge << 8 | 0x6A)
+        store8(at + 2, 0x5A)
+        at += 3
+    store8(at, 0x48)  # mov rcx, rbp
+    store16(at + 1, 0xE989)
+    store16(at + 3, 0xFF31)  # xor edi, edi
     at += 5
-    store8(at, 0x48)  # mov rcx, [rbp + control]
-    store16(at + 1, 0x8D8B)
-    store32(at + 3, _CONTROL_DISPLACEMENT)
-    at += 7
-    store16(at, 0xFF31)  # xor edi, edi
-    at += 2
     while at < call:
         store8(at, 0x90)
         at += 1
