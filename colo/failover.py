@@ -14,7 +14,9 @@ guest for good and drops what it held: from here on the other one's word is the 
 
 Who must ask: a secondary that holds a sealed epoch, and a primary that may have completed one
 (``vm.promised``).  Before that nobody could take over, so the primary just goes on, and a secondary
-that has nothing to stand for gives up.
+that has nothing to stand for gives up.  A secondary whose guest is known not to be what the primary's is
+(it departed from the log, or has ended) gives way first: a primary that lives asks meanwhile and wins, and
+only when there is none is that guest better than nothing.
 
 A request that comes while an epoch is being installed waits for the end of that (relaunch): half of
 one state and half of another is no machine.
@@ -130,6 +132,9 @@ class Waiter(Protocol):
     async def before_asking_again(self, refusal: ArbiterError) -> None:
         """The arbiter gave no answer: wait, until a person or some time says to ask again."""
 
+    async def give_way(self) -> None:
+        """Wait for longer than a peer that lives needs to find out and to ask, unless a person has said."""
+
 
 class SurvivingPrimary(PrimaryVm, Protocol):
     """A primary that may be left alone."""
@@ -156,6 +161,10 @@ class SurvivingSecondary(SecondaryVm, Protocol):
     generation: int
     node: str
     has_sealed: bool
+
+    @property
+    def has_departed(self) -> bool:
+        """The guest is not what the primary's is, and nothing has repaired it yet."""
 
     def take_over(self) -> None:
         """Install what is sealed, say again what may be unsaid, and serve."""
@@ -204,6 +213,8 @@ async def stand_by(
     if not vm.has_sealed:
         failover.complete()
         return Ending.NOTHING
+    if vm.has_departed:
+        await waiter.give_way()
     if await _wins(vm, arbiter, waiter):
         vm.take_over()
         failover.complete()

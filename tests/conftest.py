@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import vmm.guest
 from vmm.errors import GuestBuildError
@@ -35,8 +35,11 @@ SYSTEM_FOLDERS = "/usr/sbin:/sbin"
 
 # A shared 2-core host may stall for longer than any deadline of an example.  In CI the examples are
 # always the same ones: a red run is then caused by the change, and a local run finds new examples.
-settings.register_profile("local", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+STALLS = (HealthCheck.too_slow,)
+settings.register_profile("local", deadline=None, suppress_health_check=STALLS)
+settings.register_profile(
+    "ci", deadline=None, suppress_health_check=STALLS, derandomize=True, print_blob=True
+)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 

@@ -7,7 +7,8 @@
 ``injection.py``, ``trial.py``        faults armed in a child; rejoining the golden run
 ``outcome.py``                        what a trial came to, and by which rules
 ``fork_server.py``, ``walker.py``     the process that forks trials; of a machine, on the golden run's way
-``world.py``                          the same for worlds (:mod:`colo.sim`), from golden run to server
+``scenery.py``, ``scene.py``          a plan's worlds (:mod:`colo.sim`) and golden runs; one world on its way
+``noticed.py``, ``world.py``          what a pair says of itself; outcomes of worlds, who forks their trials
 ``kinds.py``                          what differs between the two
 ``wire.py``, ``worker.py``            a worker process and what is said to it
 ``workers.py``, ``cluster.py``        workers of this host; of a Dask cluster
@@ -15,6 +16,7 @@
 ``campaign.py``                       all of that in a directory, begun or gone on with
 ``replay.py``, ``explain.py``         one trial again, and where it leaves the golden run
 ``world_replay.py``, ``timeline.py``  the same for a world; a run as a timeline and as packets
+``exploring.py``                      trials of a world chosen by what earlier ones reached: ``colo explore``
 ====================================  ==============================================================
 
 Why a fork server: a snapshot that is resumed for each trial costs the start of a process, cold RAM and every

@@ -10,7 +10,8 @@
 A campaign whose directory has these goes on where it was: what is there is not done again.  A plan that has
 changed is another campaign and needs another directory.
 
-Trials are done in the order of their injection points; their numbers, and what they are, come from the plan.
+Trials are done policy by policy and in the order of their injection points; their numbers, and what they are,
+come from the plan.
 """
 
 from __future__ import annotations
@@ -86,13 +87,12 @@ class Campaign:
         return made
 
     def left(self) -> list[Numbered]:
-        """The trials that have no row yet, in the order of their injection points."""
-        asked = [
-            Numbered(number, trial)
-            for number, trial in enumerate(self.trials)
-            if number not in self.results.rows
-        ]
-        return sorted(asked, key=lambda each: (kinds.leaves_ns(each.trial, self.golden), each.number))
+        """The trials that have no row yet: policy by policy, each in the order of their injection points."""
+        order = sorted(
+            enumerate(self.trials), key=lambda each: (kinds.leaves_ns(each[1], self.golden), each[0])
+        )
+        asked = [Numbered(*each, policy) for policy in self.policies for each in order]
+        return [each for each in asked if each.key not in self.results.rows]
 
     def run(
         self,
@@ -103,10 +103,10 @@ class Campaign:
     ) -> Found:
         """Do what is left.  An interruption leaves everything that is done."""
         left = self.left()
-        asked = {each.number: each for each in left}
+        asked = {each.key: each for each in left}
         began, done_now = time.monotonic(), 0
         for done in workers.run(Job(golden=self.golden, wall_limit_s=wall_limit_s), left) if left else ():
-            row = results.row(asked[done.number], done)
+            row = results.row(asked[done.key], done)
             self.results.add(row)
             done_now += 1
             watch(self._standing(row, done_now, len(left), time.monotonic() - began))
@@ -114,7 +114,7 @@ class Campaign:
 
     def _standing(self, row: Row, done: int, asked: int, seconds: float) -> Standing:
         rate = done / max(seconds, 1e-9)
-        return Standing(len(self.results.rows), len(self.trials), row, 60 * rate, (asked - done) / rate)
+        return Standing(len(self.results.rows), self.total, row, 60 * rate, (asked - done) / rate)
 
     def _found(self, seconds: float, done_now: int) -> Found:
         rows = self.results.in_order()
@@ -128,8 +128,18 @@ class Campaign:
             done_now=done_now,
         )
 
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Of the worlds in which every trial is run; of a machine alone, just ""."""
+        return kinds.policies(self.golden)
+
+    @property
+    def total(self) -> int:
+        """Rows in the end."""
+        return len(self.trials) * len(self.policies)
+
     def table(self) -> list[str]:
-        return table.lines(self.results.in_order())
+        return table.report(self.results.in_order(), self.policies)
 
     def close(self) -> None:
         self.results.close()

@@ -150,7 +150,7 @@ def run_batch(job: bytes, batch: bytes) -> bytes:
             worker.close()
             losses += 1
             if losses == LOSSES_MAX:
-                raise ColoError(f"trial {trial.number}: {losses} worker processes ended at it or before it")
+                raise ColoError(f"trial {trial.name}: {losses} worker processes ended at it or before it")
             worker = _KEPT.take(job)
         found.append(done)
     _KEPT.give_back(job, worker)

@@ -1,8 +1,7 @@
 """The fork server: a process that holds what all trials have in common, and forks a child for each.
 
 A child starts with everything as it is in the server, copy-on-write: a guest's RAM and the engine's
-translated code, or just a Python that has imported and compiled what it needs.  What a trial costs is what it
-executes.
+translated code, and a whole world around it where there is one.  What a trial costs is what it executes.
 
 One child lives at a time.  The process has a single thread and no event loop, because fork(2) copies only the
 thread that calls it.  A child says one thing, its :class:`~colo.campaign.trial.Report`, through a pipe, and
@@ -44,16 +43,23 @@ class ForkServer:
     def __init__(self, wall_limit_s: float) -> None:
         self._wall_limit_s = wall_limit_s
 
-    def prepare(self, trial: Trial) -> None:
-        """In the server, before the fork: come to where the trial begins."""
+    def prepare(self, trial: Trial, policy: str = "") -> None:
+        """In the server, before the fork: come to where the trial begins, in the world of this policy."""
 
     def perform(self, trial: Trial) -> Report:
         """In the child: the trial itself."""
         raise NotImplementedError
 
-    def run(self, trial: Trial) -> Report:
-        """Fork one trial and wait for what it comes to."""
-        self.prepare(trial)
+    def close(self) -> None:
+        """Let go of what is held for all trials."""
+
+    def run(self, trial: Trial, policy: str = "") -> Report:
+        """Fork one trial and wait for what it comes to; ``policy`` is of a trial in a world."""
+        self.prepare(trial, policy)
+        return self.fork(trial)
+
+    def fork(self, trial: Trial) -> Report:
+        """The same from here."""
         began, server = time.monotonic(), os.getpid()
         read, write = os.pipe()
         pid = os.fork()

@@ -11,9 +11,10 @@ from colo.campaign.fork_server import ForkServer
 from colo.campaign.golden import GoldenRun
 from colo.campaign.injection import not_before_ns
 from colo.campaign.scenario import Scenario
+from colo.campaign.scenery import Scenery, WorldRun
 from colo.campaign.subject import Say, Subject
 from colo.campaign.walker import Walker
-from colo.campaign.world import Scenery, WorldRun, WorldServer
+from colo.campaign.world import WorldServer
 from colo.errors import ColoError
 from colo.faults.model import Trial
 
@@ -28,8 +29,13 @@ def record(scenario: Scenario | Scenery, seed: int, say: Say) -> Run:
         return golden.record(subject)
 
 
+def policies(run: Run) -> tuple[str, ...]:
+    """Of the worlds in which every trial is run, in the plan's order; of a machine alone, just ""."""
+    return tuple(each.policy for each in run.worlds) if isinstance(run, WorldRun) else ("",)
+
+
 def leaves_ns(trial: Trial, run: Run) -> int:
-    """When ``trial`` leaves the golden run; a world's never went along."""
+    """When ``trial`` leaves the golden run; a world's leaves it when faults are armed."""
     return not_before_ns(trial, run) if isinstance(run, GoldenRun) else 0
 
 

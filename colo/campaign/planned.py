@@ -19,8 +19,15 @@
     ignore = ["^\\\\d+ packets"]                              # but for lines that match
     detected = ["MY-CHECK FAILED"]                         # texts that say so, besides the usual ones
 
-Times are virtual, from the start state: the guest's booted snapshot.  With a ``[world]`` instead of a
-``[workload]`` the guest has a world around it (:mod:`colo.campaign.world`).
+Times are virtual, from the start state: the guest's booted snapshot.
+
+With a ``[world]`` instead of a ``[workload]`` the guest has a world around it, with clients, a network and a
+second machine; with ``policy = ["none", "lockstep"]`` there, every trial is run with and without protection
+(:mod:`colo.campaign.world` has the keys and the rules)::
+
+    [world]
+    policy = ["none", "lockstep", "colo"]
+    operations = 40
 """
 
 from __future__ import annotations
@@ -34,7 +41,7 @@ import msgspec
 
 from colo.campaign.kinds import Run
 from colo.campaign.scenario import CRASH_TEXTS, DETECTED_TEXTS, MARKS_MAX, SPAN_MAX_NS, Input, Scenario
-from colo.campaign.world import Scenery
+from colo.campaign.scenery import Scenery
 from colo.errors import ColoError
 from colo.faults import expand, plan
 from colo.faults.fields import Text, Whole
@@ -126,7 +133,12 @@ def _scenery(found: Plan) -> Scenery:
     scenery = found.section("world", Scenery)
     if found.limits.virtual_ns:
         scenery = msgspec.structs.replace(scenery, limit_ns=found.limits.virtual_ns)
-    return msgspec.structs.replace(scenery, guest=found.head.guest)
+    scenery = msgspec.structs.replace(scenery, guest=found.head.guest)
+    if not scenery.asks:
+        raise found.error(
+            ("world",), f"no client, for {scenery.guest}", "client: udp-echo, redis-counter ..."
+        )
+    return scenery
 
 
 def _require_machines_faults(found: Plan) -> None:

@@ -1,5 +1,7 @@
 """The results of a campaign: one row a trial, in a file that only grows.
 
+A trial that is run in the worlds of several policies has a row for each of them.
+
 While a campaign runs, a finished trial is a line of JSON in ``trials.jsonl``, written at once: a campaign
 that is killed at any moment has lost the trials in progress and nothing else.  A line that was cut short is
 dropped when the file is opened again.  At the end the rows, by number, become ``results.parquet``, or
@@ -24,7 +26,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from colo.campaign.trial import Report
-from colo.campaign.wire import Done, Numbered
+from colo.campaign.wire import Done, Key, Numbered
 from colo.errors import ColoError
 from colo.faults import text
 
@@ -38,6 +40,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     trial: int
     """Its number in the campaign."""
+    policy: str = ""
+    """Of its world; of a machine alone, none."""
     seed: int
     faults: str
     """The whole trial as one line of JSON (:mod:`colo.faults.text`)."""
@@ -66,6 +70,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     wall_ms: float = 0.0
     worker: str = ""
 
+    @property
+    def key(self) -> Key:
+        return self.trial, self.policy
+
 
 def row(asked: Numbered, done: Done) -> Row:
     """What is kept of a trial."""
@@ -73,6 +81,7 @@ def row(asked: Numbered, done: Done) -> Row:
     happened = report.happened
     return Row(
         trial=asked.number,
+        policy=asked.policy,
         seed=asked.trial.seed,
         faults=text.to_json(asked.trial),
         outcome="" if report.outcome is None else report.outcome.value,
@@ -92,8 +101,8 @@ def row(asked: Numbered, done: Done) -> Row:
     )
 
 
-def read(path: Path) -> dict[int, Row]:
-    """The rows in a file, by number, as far as they are whole; it may be growing."""
+def read(path: Path) -> dict[Key, Row]:
+    """The rows in a file, by number and policy, as far as they are whole; it may be growing."""
     try:
         with path.open("rb") as file:
             return _parsed(file, path)[0]
@@ -101,9 +110,9 @@ def read(path: Path) -> dict[int, Row]:
         raise ColoError(f"results {path}: {exc.strerror}") from None
 
 
-def _parsed(file: BinaryIO, path: Path) -> tuple[dict[int, Row], int]:
+def _parsed(file: BinaryIO, path: Path) -> tuple[dict[Key, Row], int]:
     """The rows, and where the last whole line ends."""
-    rows: dict[int, Row] = {}
+    rows: dict[Key, Row] = {}
     end = 0
     for line in file:
         if not line.endswith(b"\n"):
@@ -115,7 +124,7 @@ def _parsed(file: BinaryIO, path: Path) -> tuple[dict[int, Row], int]:
                 f"results {path}: line {len(rows) + 1} is not a trial of this build: {exc};"
                 " start the campaign again in another directory"
             ) from None
-        rows[found.trial] = found
+        rows[found.key] = found
         end += len(line)
     return rows, end
 
@@ -151,8 +160,8 @@ class Results:
 
     def add(self, new: Row) -> None:
         """Once a trial: a second report of one, by a worker that was thought lost, says the same."""
-        if new.trial not in self.rows:
-            self.rows[new.trial] = new
+        if new.key not in self.rows:
+            self.rows[new.key] = new
             self._file.write(msgspec.json.encode(new) + b"\n")
             self._file.flush()
 
@@ -166,7 +175,7 @@ class Results:
         self.close()
 
     def in_order(self) -> list[Row]:
-        return [self.rows[number] for number in sorted(self.rows)]
+        return [self.rows[key] for key in sorted(self.rows)]
 
     @property
     def digest(self) -> str:

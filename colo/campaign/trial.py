@@ -17,6 +17,7 @@ from colo.campaign.golden import GoldenRun
 from colo.campaign.injection import Armed, Happened
 from colo.campaign.outcome import Judge, Verdict
 from colo.campaign.subject import Subject
+from colo.faults.coverage import Combination
 from colo.faults.model import Outcome
 
 REJOINED = Verdict(Outcome.MASKED, "the same state")
@@ -41,6 +42,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     failure: str = ""
     """What the host did: such a trial says nothing about the guest."""
     wall_ms: float = 0.0
+    reached: tuple[Combination, ...] = ()
+    """Situations of a world's protocol, where somebody explores (:mod:`colo.campaign.exploring`)."""
 
 
 def follow(subject: Subject, golden: GoldenRun, judge: Judge, armed: Armed) -> Report:

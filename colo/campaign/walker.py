@@ -47,7 +47,7 @@ class Walker(ForkServer):
         settle()
         return subject
 
-    def prepare(self, trial: Trial) -> None:
+    def prepare(self, trial: Trial, policy: str = "") -> None:
         """Walk to a moment before the first fault; a point that was passed is not come back to by waiting."""
         ns = not_before_ns(trial, self._golden)
         if ns + NEAR_NS < self._subject.now_ns:

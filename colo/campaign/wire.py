@@ -13,14 +13,17 @@ import struct
 import msgspec
 
 from colo.campaign.golden import GoldenRun
+from colo.campaign.scenery import WorldRun
 from colo.campaign.trial import Report
-from colo.campaign.world import WorldRun
 from colo.errors import ColoError
 from colo.faults.model import Trial
 
 LENGTH = struct.Struct("<I")
 FRAME_MAX = 256 << 20
 """Bytes of one message; the largest is a golden run with its output."""
+
+Key = tuple[int, str]
+"""Of a trial: its number, and the policy of its world."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +38,17 @@ class Numbered(msgspec.Struct, frozen=True, array_like=True):
 
     number: int
     trial: Trial
+    policy: str = ""
+    """In a world with this policy; of a machine alone, none."""
+
+    @property
+    def key(self) -> Key:
+        return self.number, self.policy
+
+    @property
+    def name(self) -> str:
+        """As behind the ``#`` of a replay."""
+        return f"{self.number}/{self.policy}" if self.policy else str(self.number)
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True):
@@ -43,6 +57,11 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
     number: int
     report: Report
     worker: str
+    policy: str = ""
+
+    @property
+    def key(self) -> Key:
+        return self.number, self.policy
 
 
 class Refused(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import closing
 
 import msgspec
 
@@ -26,10 +27,11 @@ def serve(channel: Channel) -> None:
         return
     job = msgspec.msgpack.decode(data, type=Job)
     try:
-        server = kinds.server(job.golden, job.wall_limit_s, _say)
-        while (data := channel.receive()) is not None:
-            wanted = msgspec.msgpack.decode(data, type=Numbered)
-            channel.send(Done(wanted.number, server.run(wanted.trial), name))
+        with closing(kinds.server(job.golden, job.wall_limit_s, _say)) as server:
+            while (data := channel.receive()) is not None:
+                wanted = msgspec.msgpack.decode(data, type=Numbered)
+                report = server.run(wanted.trial, wanted.policy)
+                channel.send(Done(wanted.number, report, name, wanted.policy))
     except (ColoError, VmmError) as exc:
         channel.send(Refused(str(exc)))
 

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 import msgspec
 
 from colo.campaign.trial import Report
-from colo.campaign.wire import Channel, Done, Job, Numbered, Refused
+from colo.campaign.wire import Channel, Done, Job, Key, Numbered, Refused
 from colo.errors import ColoError
 
 COMMAND = (sys.executable, "-m", "colo.campaign.worker")
@@ -101,7 +101,7 @@ class LocalWorkers:
     def run(self, job: Job, trials: Sequence[Numbered]) -> Iterator[Done]:
         """Every trial's result, in the order in which they end."""
         waiting = deque(trials)
-        losses = Counter[int]()
+        losses = Counter[Key]()
         with ExitStack() as opened, selectors.DefaultSelector() as selector:
             for _ in range(min(self.count, len(waiting))):
                 self._start(job, selector, opened).ask(waiting.popleft())
@@ -128,16 +128,16 @@ class LocalWorkers:
         selector.register(worker, selectors.EVENT_READ, worker)
         return worker
 
-    def _lose(self, worker: Worker, losses: Counter[int], waiting: deque[Numbered]) -> Iterator[Done]:
+    def _lose(self, worker: Worker, losses: Counter[Key], waiting: deque[Numbered]) -> Iterator[Done]:
         """A worker has gone: its trial goes to another one, unless it is what ends workers."""
         lost, worker.at = worker.at, None
         worker.close()
         assert lost is not None, "a worker without a trial was told to go"
         self.lost += 1
-        losses[lost.number] += 1
-        if losses[lost.number] < LOSSES_MAX:
-            self._say(f"worker {worker.pid} was lost; trial {lost.number} goes to another one")
+        losses[lost.key] += 1
+        if losses[lost.key] < LOSSES_MAX:
+            self._say(f"worker {worker.pid} was lost; trial {lost.name} goes to another one")
             waiting.appendleft(lost)
         else:
             failure = f"{LOSSES_MAX} workers were lost at this trial"
-            yield Done(lost.number, Report(failure=failure), "")
+            yield Done(lost.number, Report(failure=failure), "", lost.policy)

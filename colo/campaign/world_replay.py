@@ -1,7 +1,7 @@
 """A trial of a world again: its log beside the log of the same world without the trial's faults.
 
-The golden run of a world campaign has a seed of its own; here the world without faults has the trial's, so
-the two logs are the same, line by line, until the first fault.
+The golden run of a world has the plan's seed; here the world without faults has the trial's once faults are
+armed, so the two logs are the same, line by line, until the first fault.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 
 from colo.campaign import world
+from colo.campaign.scene import Scene
+from colo.campaign.scenery import WorldRun
 from colo.campaign.trial import Report
-from colo.campaign.world import Scene, Scenery
 from colo.faults.model import Trial
 from colo.sim.events import Line
 
@@ -32,19 +33,19 @@ class Again(msgspec.Struct, frozen=True, kw_only=True):
     """All of its log."""
 
 
-def again(scenario: Scenery, trial: Trial) -> Again:
+def again(run: WorldRun, policy: str, trial: Trial) -> Again:
     """The whole trial."""
     lines: list[Line] = []
 
     def watch(scene: Scene) -> None:
         scene.world.log.sinks.append(lines.append)
 
-    return Again(report=world.perform(scenario, trial, watch), lines=lines)
+    return Again(report=world.perform(run, policy, trial, watch), lines=lines)
 
 
-def without_faults(scenario: Scenery, trial: Trial) -> Again:
+def without_faults(run: WorldRun, policy: str, trial: Trial) -> Again:
     """The same world, in which nothing goes wrong."""
-    return again(scenario, msgspec.structs.replace(trial, faults=()))
+    return again(run, policy, msgspec.structs.replace(trial, faults=()))
 
 
 def first_difference(trial: Sequence[Line], golden: Sequence[Line]) -> int | None:

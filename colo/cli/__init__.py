@@ -16,6 +16,7 @@ from typing import NoReturn
 from colo.cli import campaign as cli_campaign
 from colo.cli import compare_policies as cli_compare_policies
 from colo.cli import control as cli_control
+from colo.cli import explore as cli_explore
 from colo.cli import init as cli_init
 from colo.cli import machine as cli_machine
 from colo.cli import node as cli_node
@@ -42,6 +43,7 @@ examples:
   colo run --load booted.snapshot      go on there, in any process, in half a second
   colo up redis --publish 6379         a Redis that survives kill -9; colo status, colo kill primary
   colo sim redis --kill 0.5            the same in a simulated world: one seed, one digest
+  colo explore udpecho                 faults where its protocol has not met them yet
   colo guest list                      what there is to run
 
 {STATUSES}"""
@@ -127,6 +129,7 @@ def parser() -> Parser:
     cli_compare_policies.add_parser(commands)
     cli_campaign.add_parser(commands)
     cli_replay.add_parser(commands)
+    cli_explore.add_parser(commands)
     cli_init.add_parser(commands)
     cli_sim.add_parser(commands)
     _add_certs(commands)
@@ -252,6 +255,8 @@ def _command(options: argparse.Namespace) -> int:
             return cli_campaign.main(options)
         case "replay":
             return cli_replay.main(options)
+        case "explore":
+            return cli_explore.main(options)
         case command if command in cli_control.COMMANDS:
             from colo.cli import pair as cli_pair
 

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from colo.campaign.campaign import Campaign, Found, Standing, Workers
@@ -24,19 +24,27 @@ faults: the golden run.  Each trial is a process forked from the golden run a mo
 so it costs what it executes.  A trial ends when its state is the golden run's again, when the guest ends,
 when everything was said that the golden run said, or at limits.virtual_ns.
 
-outcomes: masked (nobody could tell), detected (the guest said so), failed-over (a survivor serves), crash (it
-ended), hang (nothing more within the limit), sdc (silent data corruption: wrong output and no word about it).
-The rules are in colo/campaign/outcome.py.
+worlds: with a [world] in the plan, the guest has clients, a network and, by its policies, a second machine
+around it.  Such a world is set up once, and each trial is forked from where faults are armed.  With
+policy = ["none", "lockstep"] every trial is run in a world of each, with the same seed and faults, and there
+are two tables: outcome by policy, and what became of each outcome of the first policy under the others.  The
+keys are in colo/campaign/world.py.
+
+outcomes: masked (nobody could tell), detected (the guest or the pair said so), failed-over (a survivor
+serves), crash (it ended), hang (nothing more within the limit), sdc (silent data corruption: wrong output
+and no word about it).  The rules are in colo/campaign/outcome.py and, of worlds, in colo/campaign/world.py.
 
 the directory (--out, default: the plan's name with .campaign) has the plan, the golden run, trials.jsonl with
 a line for each finished trial and, in the end, results.parquet (results.csv without pyarrow).  A campaign
 that was interrupted or killed goes on when the same command is given again.
 
 examples:
+  colo campaign --example redis > flips.toml                    a plan to begin with; alone: what there is
   colo campaign flips.toml
   colo campaign flips.toml --workers 8 --out /srv/flips
   colo campaign flips.toml --scheduler tcp://10.0.0.1:8786      workers of a Dask cluster
   colo replay flips.campaign#17                                 what trial 17 was
+  colo replay redis.campaign#17/lockstep                        the same in one of several worlds
 
 --scheduler needs: pip install 'colo-vmm[dask]'; Parquet: pip install 'colo-vmm[experiment]'
 
@@ -54,6 +62,13 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
+    add(
+        "--example",
+        metavar="NAME",
+        nargs="?",
+        action=_Example,
+        help="print a plan to begin with, or their names",
+    )
     add("plan", metavar="PLAN", type=Path, help="a TOML or YAML file (colo/faults/plan.py has its keys)")
     add("--out", metavar="DIR", type=Path, help="where the results are; default: PLAN.campaign, here")
     where = parser.add_mutually_exclusive_group()
@@ -68,6 +83,24 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
         help="of the host's time for one trial, a safety net: a trial that exceeds it has no outcome",
     )
     add("--json", action="store_true", help="print one JSON object as the last line of standard output")
+
+
+class _Example(argparse.Action):
+    """Like ``--help``: no PLAN is needed beside it, and nothing else happens."""
+
+    def __call__(
+        self, parser: Parser, options: argparse.Namespace, value: Any, word: str | None = None
+    ) -> None:
+        from colo import plans
+
+        known = plans.examples()
+        if value is None:
+            print("\n".join(f"{name:<12}{purpose}" for name, purpose in known.items()))
+        elif value in known:
+            print(plans.text(value), end="")
+        else:
+            parser.error(f"--example {value}: expected one of {', '.join(known)}")
+        parser.exit()
 
 
 def _count(text: str) -> int:
@@ -118,7 +151,7 @@ def _workers(options: argparse.Namespace, progress: Progress) -> Workers:
 
 
 def _tell_interrupted(campaign: Campaign) -> None:
-    done, total = len(campaign.results.rows), len(campaign.trials)
+    done, total = len(campaign.results.rows), campaign.total
     print(
         f"colo: interrupted with {done} of {total} trials done; the same command goes on from here",
         file=sys.stderr,
@@ -133,6 +166,7 @@ def _tell(campaign: Campaign, found: Found, *, as_json: bool) -> None:
             "plan": campaign.planned.name,
             "trials": len(found.rows),
             "outcomes": table.counts(found.rows),
+            **_by_policy(campaign, found),
             "latent": sum(row.latent for row in found.rows),
             "failed": sum(bool(row.failure) for row in found.rows),
             "golden": found.golden_digest,
@@ -152,7 +186,23 @@ def _tell(campaign: Campaign, found: Found, *, as_json: bool) -> None:
     print(f"{len(found.rows)} trials in {found.exported}, {rate}; digest {found.digest}")
     shown = next((row for row in found.rows if row.outcome not in ("", "masked")), None)
     if shown is not None:
-        print(f"next: colo replay {campaign.directory}#{shown.trial}   ({shown.outcome}: {shown.why})")
+        world = f"/{shown.policy}" if len(campaign.policies) > 1 else ""
+        which = f"{campaign.directory}#{shown.trial}{world}"
+        print(f"next: colo replay {which}   ({shown.outcome}: {shown.why})")
+
+
+def _by_policy(campaign: Campaign, found: Found) -> dict[str, object]:
+    """Where there are several."""
+    from colo.campaign import table
+
+    policies = campaign.policies
+    if len(policies) == 1:
+        return {}
+    rows = {policy: [row for row in found.rows if row.policy == policy] for policy in policies}
+    return {
+        "policies": {policy: table.counts(mine) for policy, mine in rows.items()},
+        "transitions": table.transitions(found.rows, policies),
+    }
 
 
 class Progress:

@@ -20,6 +20,7 @@ STEPS_MAX = 100_000
 EPILOG = """\
 examples:
   colo replay flips.campaign#17                        the same trial, and that it came to the same
+  colo replay redis.campaign#17/lockstep               in the world of one of the plan's policies
   colo replay flips.campaign#17 --diff golden          where it leaves the golden run, to the block
   colo replay flips.campaign#17 --until 1200000 --step 20 --diff golden
   colo replay flips.campaign#17 --record trial.json    a timeline for ui.perfetto.dev
@@ -40,8 +41,9 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("trial", metavar="TRIAL", help="DIR#NUMBER of a campaign, or a TOML file with a trial")
+    add("trial", metavar="TRIAL", help="DIR#NUMBER[/POLICY] of a campaign, or a TOML file with a trial")
     add("--campaign", metavar="DIR", type=Path, help="with a file: whose golden run it is compared with")
+    add("--policy", default="", help="with several of them in the plan: in which world")
     add("--until", metavar="NS", type=_whole, help="stop there, and show where the guest is")
     add("--step", metavar="N", type=_whole, default=0, help="then so many blocks, one by one")
     add("--diff", choices=("golden",), help="what is not as in the golden run: first, and where it stopped")
@@ -63,7 +65,7 @@ def main(options: argparse.Namespace) -> int:
     from colo.campaign.explain import Beside
     from colo.campaign.golden import GoldenRun
 
-    wanted = replay.find(options.trial, options.campaign)
+    wanted = replay.find(options.trial, options.campaign, options.policy)
     if not isinstance(wanted.golden, GoldenRun):
         from colo.cli import replay_world
 

@@ -7,7 +7,7 @@ import json
 import sys
 
 from colo.campaign.replay import Wanted
-from colo.campaign.world import WorldRun
+from colo.campaign.scenery import WorldRun
 from colo.errors import ColoError
 
 EXIT_FAILED = 1
@@ -22,7 +22,7 @@ def main(options: argparse.Namespace, wanted: Wanted, run: WorldRun) -> int:
 
     if options.step or options.pcap:
         raise ColoError("replay: --step and --pcap are for the trial of a machine, this is one of a world")
-    found = world_replay.again(run.scenario, wanted.trial)
+    found = world_replay.again(run, wanted.policy, wanted.trial)
     report, departures = found.report, wanted.departures(found.report)
     assert report.outcome is not None
     if options.record is not None:
@@ -30,11 +30,12 @@ def main(options: argparse.Namespace, wanted: Wanted, run: WorldRun) -> int:
         print(f"colo: timeline in {options.record}: open it at ui.perfetto.dev", file=sys.stderr)
     lines = []
     if options.diff is not None:
-        golden = world_replay.without_faults(run.scenario, wanted.trial)
+        golden = world_replay.without_faults(run, wanted.policy, wanted.trial)
         lines = world_replay.story(found.lines, golden.lines)
     if options.json:
         facts = {
             "trial": wanted.name,
+            "policy": wanted.policy,
             "outcome": report.outcome.value,
             "why": report.why,
             "digest": report.digest,

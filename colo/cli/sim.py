@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from colo.campaign.planned import Planned
-    from colo.campaign.world import Scenery
+    from colo.campaign.scene import Scene
     from colo.cli import Parser
-    from colo.faults.model import Trial
     from colo.sim.events import Line
     from colo.sim.world import World
 
@@ -47,7 +45,7 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
     add = parser.add_argument
     add("what", metavar="PLAN|GUEST")
     add("--trial", metavar="N", type=int, help="with the faults of this trial of the plan")
-    add("--policy", choices=POLICIES, default="colo", help="of the pair; none: a machine alone")
+    add("--policy", choices=POLICIES, help="of the pair (colo), or the plan's first; none: a machine alone")
     add("--seed", type=int, default=0, help="default 0; a plan has its own")
     add("--seconds", type=float, default=1.0, help="virtual, since the pair was protected; default 1")
     add("--kill", metavar="SECONDS", type=float, help="kill the primary then")
@@ -110,10 +108,11 @@ def _guest(options: argparse.Namespace) -> Callable[[Callable[[Line], None]], di
             client = for_guest(options.what, History())
             if client is not None:
                 world.client(client)
-            if options.policy == "none":
+            policy = options.policy or "colo"
+            if policy == "none":
                 world.machine(options.what)
             else:
-                pair = world.pair(options.what, options.policy)
+                pair = world.pair(options.what, policy)
                 world.run_until(lambda: pair.is_protected, 60)
                 if options.kill is not None:
                     world.after(options.kill, lambda: world.kill(pair.primary))
@@ -126,33 +125,32 @@ def _guest(options: argparse.Namespace) -> Callable[[Callable[[Line], None]], di
 def _plan(options: argparse.Namespace) -> Callable[[Callable[[Line], None]], dict[str, Any]]:
     """A plan's world, with the faults of one trial or with none."""
     from colo.campaign.planned import load
-    from colo.campaign.world import Scenery
+    from colo.campaign.scenery import Scenery
+    from colo.campaign.world import perform, record
+    from colo.faults import expand
     from colo.faults.model import Trial
 
     planned = load(Path(options.what))
     scenery = planned.scenario
     if not isinstance(scenery, Scenery):
         raise planned.plan.error((), "no [world]", "a plan of a world", "colo campaign runs the others")
-    trial = Trial(seed=planned.plan.head.seed) if options.trial is None else _trial(planned, scenery, options)
+    policy = options.policy or scenery.policies[0]
+    if policy not in scenery.policies:
+        raise planned.plan.error(("world", "policy"), f"--policy {policy}", ", ".join(scenery.policies))
+    golden = record(scenery if options.trial is not None else scenery.under(policy), planned.seed)
+    trial = Trial(seed=planned.seed)
+    if options.trial is not None:
+        trial = expand.trial(planned.plan, golden.facts(), options.trial)
 
     def run(sink: Callable[[Line], None]) -> dict[str, Any]:
-        from colo.campaign.world import Scene, perform
-
         facts: dict[str, Any] = {}
 
         def watch(scene: Scene) -> None:
             scene.world.log.sinks.append(sink)
             facts["world"] = scene.world
 
-        report = perform(scenery, trial, watch)
+        report = perform(golden, policy, trial, watch)
         assert report.outcome is not None
         return {**_facts(facts["world"]), "outcome": report.outcome.value, "why": report.why}
 
     return run
-
-
-def _trial(planned: Planned, scenery: Scenery, options: argparse.Namespace) -> Trial:
-    from colo.campaign.world import record
-    from colo.faults import expand
-
-    return expand.trial(planned.plan, record(scenery, planned.plan.head.seed).facts(), options.trial)

@@ -274,6 +274,7 @@ class TcpConnection(Conversation):
             ahead, self.ahead = self.ahead, None
             ahead.rebase(epoch, out)
             if self.ahead_is_primary:
+                self.sides.forget_secondary()  # of the connection that is over, which is counted as kept
                 self.sides = ahead.sides
         self.epoch = epoch
         self.diverged = None

@@ -8,6 +8,7 @@ at all, with or without a fault; so an empty cell is something that could have b
 
 from __future__ import annotations
 
+import string
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -103,6 +104,23 @@ class Coverage:
             + "\n"
             for row in rows
         )
+
+    def chart(self) -> str:
+        """The same for many faults: a letter for each, and a digit for how often; * is more than nine."""
+        faults = (NO_FAULT, *self.faults)
+        letters = (string.ascii_letters * (len(faults) // len(string.ascii_letters) + 1))[: len(faults)]
+        names = [f"{letter}  {fault or 'none'}\n" for letter, fault in zip(letters, faults, strict=True)]
+        width = max((len(state) for state, _ in self.situations), default=0)
+        rows = [f"{'':{width}}  {letters}  message\n"]
+        for state, message in self.situations:
+            counts = [self._seen[Combination(state, message, fault)] for fault in faults]
+            cells = "".join("." if not count else str(count) if count < 10 else "*" for count in counts)
+            rows.append(f"{state:{width}}  {cells}  {message}\n")
+        return "".join([*names, "\n", *rows])
+
+    def __len__(self) -> int:
+        """How many combinations were seen."""
+        return len(self._seen)
 
     def pack(self) -> bytes:
         """For a file or another process, always in the same order."""

@@ -16,8 +16,7 @@ ours does: a guest that runs is not stopped for what nobody waits for.
 **The fence.**  A survivor shuts the connection before it speaks.  A primary that was stopped meanwhile and
 runs on still has here what the survivor's guest had said before: the same words, so nothing false, but late,
 and from a node that no switch should learn to be the guest's.  So it looks, right before each frame, whether
-the connection was shut, and says nothing any more then.  A node that is stopped between that look and the
-system call behind it still says one frame; nothing in user space can help that.
+the connection was shut, or may have been (:mod:`colo.node.fence`), and says nothing any more then.
 
 Frames are mirrored as their clients sent them: the secondary of a survivor that still translates for some
 (:mod:`colo.rewrite`) does so by itself.
@@ -33,6 +32,7 @@ from colo.filters.compared import ComparedOutput
 from colo.filters.console import PORT
 from colo.life import Life
 from colo.messages import INPUTS_MAX, Diverged, Log, LoggedInput, Message, Packet, Progress, Said
+from colo.node.fence import Fence
 from colo.node.replica import Replica
 from colo.peer import brief
 from colo.transport.companion import Companion
@@ -57,6 +57,7 @@ class Compared:
         companion: Companion,
         mode: Callable[[], str],
         differs: Callable[[tuple[int, str]], None],
+        fence: Fence | None = None,
     ) -> None:
         """``mode`` of comparison may change from one epoch to the next.
 
@@ -67,6 +68,7 @@ class Compared:
         self._machine = replica.machine
         self._hold = replica.hold
         self._companion = companion
+        self._fence = fence or Fence(companion)
         self._wanted_mode = mode
         self._mode = mode()
         self._differs = differs
@@ -114,7 +116,7 @@ class Compared:
         self._hold.gate = self
 
     def open(self) -> None:
-        if self._companion.peer_left:
+        if self._fence.is_shut:
             return  # this node was stopped between the commit and here: everything waits for who wins
         for port, frame in self._gate.open(self._hold.take_open()):
             self._hold.hold(port, frame)
@@ -161,7 +163,7 @@ class Compared:
         """What the other guest has said already decides at once; only what waits is worth being woken for."""
         if self._peer_runs and not self._gate.waits:
             self.hear()
-        if self._companion.peer_left or not self._gate.offer(port, frame):
+        if self._fence.is_shut or not self._gate.offer(port, frame):
             return False
         if self._gate.waits:
             self._listen(True)
@@ -174,7 +176,7 @@ class Compared:
 
     def _say(self, port: str, frame: bytes) -> None:
         """What the peer said too; unless it acts alone by now, because we were stopped right here."""
-        if self._companion.peer_left:
+        if self._fence.is_shut:
             self._hold.hold(port, frame)
             return
         self._hold.say(port, frame)

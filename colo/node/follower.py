@@ -63,6 +63,11 @@ class Follower:
         self.words = 0
         self.divergences = 0
 
+    @property
+    def has_departed(self) -> bool:
+        """Its guest differs from the primary's, or ended where that one went on; from any thread."""
+        return self._departed
+
     # The life of one epoch
 
     def begin(self, epoch: int) -> None:

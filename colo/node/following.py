@@ -75,6 +75,14 @@ class Following:
         self._follower = Follower(replica, companion, self._frames, violated)
         self._runner = Runner(replica, companion, self._frames, self._translation, violated)
 
+    @property
+    def has_departed(self) -> bool:
+        """An epoch that is sealed and waits to be installed repairs it."""
+        if self._stage is not None:
+            return False
+        follows, runs = self._life is Life.FOLLOW, self._life is Life.RUN
+        return (follows and self._follower.has_departed) or (runs and self._runner.has_ended)
+
     # What colo.secondary asks
 
     def stand_still(self) -> None:

@@ -30,7 +30,8 @@ REST_S = 0.5
 """Longest time without a look around."""
 THROTTLED_SLICE_NS = 10_000_000
 """What a throttled guest executes between two rests."""
-Job = tuple[Callable[[], Any], "Future[Any]"]
+Job = tuple[Callable[[], Any], "Future[Any] | None"]
+"""And who waits for it; None: nobody does."""
 
 
 class GuestThread:
@@ -105,6 +106,13 @@ class GuestThread:
             self._abandon_jobs()
         return future
 
+    def post(self, job: Callable[[], object]) -> None:
+        """Have ``job`` run between two blocks, for nobody: what it raises is the end of :meth:`run`."""
+        self._jobs.append((job, None))
+        self._notify()
+        if self._over:
+            self._abandon_jobs()
+
     def call(self, job: Callable[[], T]) -> T:
         """Have ``job`` run between two blocks, and wait for what it returns or raises."""
         if threading.get_ident() == self._thread:
@@ -138,7 +146,11 @@ class GuestThread:
     # The thread itself
 
     def run(self) -> None:
-        """Until :meth:`quit`.  What the machine raises comes out here, and fails the jobs that wait."""
+        """Until :meth:`quit`.
+
+        What the machine raises comes out here, and what a job does that nobody waits for; it fails the jobs
+        that wait.
+        """
         self._thread = threading.get_ident()
         try:
             while not self._quit:
@@ -181,6 +193,9 @@ class GuestThread:
     def _run_jobs(self) -> None:
         while self._jobs:
             job, future = self._jobs.popleft()
+            if future is None:
+                job()
+                continue
             if not future.set_running_or_notify_cancel():
                 continue
             try:
@@ -204,5 +219,5 @@ class GuestThread:
         with suppress(IndexError):
             while True:
                 _, future = self._jobs.popleft()
-                if future.set_running_or_notify_cancel():
+                if future is not None and future.set_running_or_notify_cancel():
                     future.set_exception(RuntimeError("the guest thread has ended"))

@@ -24,6 +24,7 @@ from colo.messages import HELD_MAX, VmstateSize
 from colo.node.changes import Changes
 from colo.node.compared import TICK_S, Compared
 from colo.node.early import Early, Waiting
+from colo.node.fence import OVERDUE, Fence
 from colo.node.input_mirror import InputMirror
 from colo.node.logged import Logged
 from colo.node.precopy import Precopy
@@ -133,11 +134,12 @@ class Leading:
 
     def _all_rules(self, companion: Companion) -> dict[Life, Early]:
         replica, settings = self.replica, self.settings
+        fence = Fence(companion, self._overdue, self._from_guest(self.lose))
         return {
             Life.WAIT: Waiting(replica, self._mirror),
-            Life.FOLLOW: Logged(replica, companion, self._from_guest(self._note_divergence)),
+            Life.FOLLOW: Logged(replica, companion, self._from_guest(self._note_divergence), fence),
             Life.RUN: Compared(
-                replica, companion, lambda: settings.compare, self._from_guest(self._note_difference)
+                replica, companion, lambda: settings.compare, self._from_guest(self._note_difference), fence
             ),
         }
 
@@ -276,7 +278,7 @@ class Leading:
         rule = self.early
         if isinstance(rule, Compared) and self._lost is None:
             if rule.waits:
-                self.replica.guest.submit(rule.tick)
+                self.replica.guest.post(rule.tick)
             self._ticking = self._loop.call_later(TICK_S, self._tick)
         elif isinstance(rule, Logged) and self._lost is None:
             if rule.lag_s > STALL_S:
@@ -290,10 +292,10 @@ class Leading:
     def commit(self, epoch: int) -> None:
         self.expect_progress()
         if self._overdue():
-            raise PeerLost("this node stood still for longer than its peer waits: it may have gone on alone")
+            raise PeerLost(OVERDUE)
         released = self.replica.hold.release(epoch)
         if self.early.life is not Life.WAIT:
-            self.replica.guest.submit(self.early.open)
+            self.replica.guest.post(self.early.open)
             self._tick()
         self.epoch = epoch
         captured = self._captured

@@ -8,7 +8,8 @@ that the secondary does not wait for a guest that computes.
 ``LAG_MAX_S`` stands still until it was: a survivor has to execute all of that before it serves.
 
 **The fence** is the log's (:mod:`colo.lockstep`): what is said was held.  A primary that was stopped after
-its word was held looks, right before each frame, whether its peer left, and leaves it to the survivor then.
+its word was held looks, right before each frame, whether its peer left, or may have
+(:mod:`colo.node.fence`), and leaves it to the survivor then.
 
 Not modelled: a log kept across checkpoints.  A guest that differs is repaired from the next checkpoint on.
 """
@@ -23,6 +24,7 @@ from colo.life import Life
 from colo.lockstep import marks
 from colo.lockstep.writer import LogWriter
 from colo.messages import Diverged, Log, Mark, Message, Packet, Progress
+from colo.node.fence import Fence
 from colo.node.replica import Replica
 from colo.transport.companion import Companion
 from vmm.errors import StateError
@@ -45,7 +47,11 @@ class Logged:
     life = Life.FOLLOW
 
     def __init__(
-        self, replica: Replica, companion: Companion, diverged: Callable[[dict[str, object]], None]
+        self,
+        replica: Replica,
+        companion: Companion,
+        diverged: Callable[[dict[str, object]], None],
+        fence: Fence | None = None,
     ) -> None:
         """``diverged`` is told of a divergence, by the guest's thread; it must not wait."""
         self._replica = replica
@@ -53,6 +59,7 @@ class Logged:
         self._now_s = replica.now_s
         self._hold = replica.hold
         self._companion = companion
+        self._fence = fence or Fence(companion)
         self._diverged = diverged
         self._writer = LogWriter()
         self._is_open = False
@@ -137,7 +144,7 @@ class Logged:
 
     def _say_held(self) -> None:
         """Unless the peer acts alone by now, because we were stopped right here."""
-        while self._waiting and self._waiting[0][0] <= self._held and not self._companion.peer_left:
+        while self._waiting and self._waiting[0][0] <= self._held and not self._fence.is_shut:
             _, (port, frame) = self._waiting.popleft()
             self._spoken[port] = self._spoken.get(port, 0) + len(frame)
             self._counts["early-frames"] += 1

@@ -23,6 +23,8 @@ from colo.transport.link import Connection
 
 ASK_AGAIN_S = 0.5
 """An arbiter that gave no answer is asked again after this time, or when a person says so."""
+WAY_SILENCES = 3
+"""Of the heartbeat: one until the primary misses it, one more that it may listen for, one to ask in."""
 
 
 class Pairing:
@@ -64,11 +66,18 @@ class Pairing:
             self.waiting_for = str(refusal)
             self.replica.report("arbiter", {"refused": str(refusal)})
         self._asked.clear()
-        try:
-            async with asyncio.timeout(ASK_AGAIN_S):
+        await self._asked_within(ASK_AGAIN_S)
+
+    async def give_way(self) -> None:
+        """For :mod:`colo.failover`."""
+        self.replica.report("gives-way", {})
+        await self._asked_within(WAY_SILENCES * self.connection.heartbeat.silence_ms / 1000)
+
+    async def _asked_within(self, seconds: float) -> None:
+        """Until a person acts, or for so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
                 await self._asked.wait()
-        except TimeoutError:
-            return
 
     def close(self) -> None:
         self.connection.close()

@@ -77,6 +77,8 @@ class Runner:
         """Frames in a row."""
         self.given = 0
         """Inputs, of all epochs."""
+        self.has_ended = False
+        """The guest did, by itself, in this epoch."""
 
     # The life of one epoch
 
@@ -88,6 +90,7 @@ class Runner:
         self._console.clear()
         self._console_at = 0
         self._hears, self._had_of_late = False, 0
+        self.has_ended = False
         machine.door.forget()
         machine.listen(False)
         machine.pacer.start(machine.clock.now_ns)
@@ -118,7 +121,10 @@ class Runner:
     def _run(self) -> Ended:
         """A guest that ended stands still: if the primary's did too, its node says so."""
         ended = self._replica.guest.run_freely()
-        return ended if ended in (Ended.REQUEST, Ended.PAUSED, Ended.TIME) else Ended.IDLE
+        if ended in (Ended.REQUEST, Ended.PAUSED, Ended.TIME):
+            return ended
+        self.has_ended = self.has_ended or ended is not Ended.IDLE
+        return Ended.IDLE
 
     def hear(self) -> None:
         """What the primary's guest was given, ours is given."""

@@ -105,6 +105,9 @@ class DirtySource(Protocol):
     def take(self) -> Pages | None:
         """The candidates since the last take, ascending; ``None`` means all pages, as the first time does."""
 
+    def after_fork(self) -> None:
+        """In a child of ``os.fork()``: track its memory, and no longer its parent's."""
+
     def close(self) -> None:
         """Stop tracking.  May be called again."""
 
@@ -136,6 +139,9 @@ class ScanSource:
 
     def take(self) -> None:
         return None
+
+    def after_fork(self) -> None:
+        """Nothing is tracked."""
 
     def close(self) -> None:
         """There is nothing to stop."""
@@ -172,6 +178,9 @@ class ExactSource:
         parts = np.split(candidates, range(COMPARED_AT_ONCE, len(candidates), COMPARED_AT_ONCE))
         return np.concatenate([part[(now[part] != before[part]).any(axis=1)] for part in parts])
 
+    def after_fork(self) -> None:
+        self._source.after_fork()
+
     def close(self) -> None:
         self._source.close()
 
@@ -199,6 +208,12 @@ class KernelSource:
             self._tracker.protect()
         self._clears = clears
         return candidates
+
+    def after_fork(self) -> None:
+        """A child's memory is registered with nobody, and the descriptors are its parent's."""
+        self._tracker.close()
+        self._tracker = _Tracker(self._ram.host_address, self._ram.size)
+        self._clears = -1
 
     def close(self) -> None:
         self._tracker.close()

@@ -118,7 +118,7 @@ def _arm_machine(world: World, fault: Fault, rng: random.Random) -> None:
 def _soon(node: SimNode, job: Callable[[], None]) -> None:
     """In the guest's thread, between two blocks."""
     if node.alive:
-        node.guest.submit(job)
+        node.guest.post(job)
 
 
 def _at_step(world: World, when: AtStep, strike: Callable[[], None]) -> None:

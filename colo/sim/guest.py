@@ -74,7 +74,9 @@ class SimGuest:
         """Killed; and stopped as a process: no turns until it goes on."""
         self.local_ns = 0
         self._ended, self._now_ns, self._wake, self._readable = ended, now_ns, wake, readable
-        self._jobs: deque[tuple[Callable[[], Any], _Job[Any]]] = deque()
+        self._jobs: deque[tuple[Callable[[], Any], _Job[Any] | None]] = deque()
+        self._failure: Exception | None = None
+        """What a job raised that nobody waits for: the end of the thread."""
         self._drive: Callable[[], Ended] | None = None
         self._descriptor = 0
         """Negative: of what drives the guest."""
@@ -118,6 +120,10 @@ class SimGuest:
         self.news()
         return future
 
+    def post(self, job: Callable[[], object]) -> None:
+        self._jobs.append((job, None))
+        self.news()
+
     def call(self, job: Callable[[], T]) -> T:
         if not self._busy:
             self.do_jobs()
@@ -136,7 +142,8 @@ class SimGuest:
             ahead = min(ahead, LOOK_NS)
         self._running_freely = True
         try:
-            return self.machine.run(clock.now_ns + max(ahead, 0) // self.slowness)
+            # A slow guest moves even when less is ahead than one of its nanoseconds takes.
+            return self.machine.run(clock.now_ns + max(ahead // self.slowness, 1))
         finally:
             self._running_freely = False
             self._pass(clock.now_ns - self._began_clock_ns)
@@ -179,7 +186,7 @@ class SimGuest:
     def may_run(self) -> bool:
         if self.dead or self.stopped:
             return False
-        return bool(self._jobs) or (self.running and not self._idle_until_ns)
+        return bool(self._jobs) or self._failure is not None or (self.running and not self._idle_until_ns)
 
     @property
     def speaks_ns(self) -> int:
@@ -203,6 +210,8 @@ class SimGuest:
 
     def turn(self, horizon_ns: int) -> None:
         self.do_jobs()
+        if self._failure is not None:
+            raise self._failure
         if self.dead or not self.running:
             return
         self.has_run, self._busy, self._horizon_ns = True, True, horizon_ns
@@ -249,15 +258,19 @@ class SimGuest:
         try:
             while self._jobs and not self.dead:
                 job, future = self._jobs.popleft()
-                if future.set_running_or_notify_cancel():
+                if future is None or future.set_running_or_notify_cancel():
                     self._do(job, future)
         finally:
             self._busy = busy
 
-    def _do(self, job: Callable[[], Any], future: _Job[Any]) -> None:
+    def _do(self, job: Callable[[], Any], future: _Job[Any] | None) -> None:
         try:
             result = job()
         except Exception as exc:
-            future.set_exception(exc)
+            if future is None:
+                self._failure = self._failure or exc
+            else:
+                future.set_exception(exc)
         else:
-            future.set_result(result)
+            if future is not None:
+                future.set_result(result)

@@ -89,6 +89,13 @@ class Card:
     def flush(self) -> None:
         """Nothing is kept back."""
 
+    def after_fork(self) -> None:
+        """In a child of ``os.fork()``: a descriptor of its own behind the same number."""
+        if self._event >= 0:
+            mine = os.eventfd(min(len(self._queue), 1), os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            os.dup2(mine, self._event, inheritable=False)
+            os.close(mine)
+
     def close(self) -> None:
         self.cable = None
         event, self._event = self._event, -1

@@ -310,6 +310,16 @@ class SimNode(Process):
         self.guest.dead = True
         self.guest.interrupt(self.agenda.now_ns)
 
+    def after_fork(self) -> None:
+        """In a child of ``os.fork()``: nothing of this machine is the parent's any more."""
+        for card in self.cards:
+            card.after_fork()
+        self.machine.after_fork()
+        if self.replica.standby is not None:
+            self.replica.standby.after_fork()
+        if isinstance(self.pairing, PrimaryPairing):
+            self.pairing.vm.changes.source.after_fork()
+
     def bury(self) -> None:
         super().bury()
         if self.guest in self.agenda.guests:

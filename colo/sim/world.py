@@ -18,8 +18,10 @@ stood (:mod:`colo.sim.guest`).
 
 Limits.  What a processor needs for a checkpoint takes no virtual time.  One lookahead
 (:mod:`colo.sim.agenda`) is the shortest delay of any link.  An ``interval`` of a ``filter-buffer`` is a
-host's timer, and not for worlds.  A world that holds a standing-by machine cannot be forked, since two
-processes would share that machine's committed image: fork before a pair is made.
+host's timer, and not for worlds.
+
+A world can be forked between two events (:meth:`World.after_fork`), while its parent stands still: one
+world is brought to where many are to begin, which :meth:`World.reseed` tells apart from there on.
 """
 
 from __future__ import annotations
@@ -87,6 +89,7 @@ class World:
         self._cable, self._rate, self._late = cable, rate, late
         self._stations: dict[str, int] = {}
         """Of machines and pairs, in the order in which they were made."""
+        self._generators: dict[str, random.Random] = {}
         self._failure: BaseException | None = None
         self._opened = ExitStack()
 
@@ -110,7 +113,22 @@ class World:
 
     def rng(self, purpose: str) -> random.Random:
         """A generator of its own for each purpose, so that one more draw here changes nothing there."""
-        return random.Random(f"{self.seed} {purpose}")
+        return self._generators.setdefault(purpose, random.Random(f"{self.seed} {purpose}"))
+
+    def reseed(self, seed: int) -> None:
+        """From here on everything that is drawn is of another seed; what was drawn before stays."""
+        self.seed = seed
+        for purpose, generator in self._generators.items():
+            generator.seed(f"{seed} {purpose}")
+
+    def after_fork(self) -> None:
+        """To be called first by a child of ``os.fork()`` that runs this world on.
+
+        Its parent stands still until the child has ended, for what the child copies here is the parent's.
+        """
+        for node in self.nodes.values():
+            if node.alive:
+                node.after_fork()
 
     def machine(
         self, guest: str | Image, name: str = "machine", segment: str = "", **options: Any

@@ -58,9 +58,9 @@ def test_a_line_that_was_cut_short_is_done_again(tmp_path: Path, cut: int) -> No
         whole.add(made(0))
         whole.add(made(1))
     path.write_bytes(path.read_bytes()[:-cut])
-    assert list(results.read(path)) == [0]
+    assert list(results.read(path)) == [(0, "")]
     with Results(path) as again:
-        assert list(again.rows) == [0]
+        assert list(again.rows) == [(0, "")]
         again.add(made(1))
     assert path.read_bytes().count(b"\n") == 2
     assert results.digest(results.read(path).values()) == whole.digest

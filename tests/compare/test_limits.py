@@ -63,6 +63,18 @@ def test_hostile_frames_end_once_each_and_leave_nothing(
     assert comparison.tally.frames_kept == comparison.tally.bytes_kept == 0
 
 
+def test_what_a_connection_kept_goes_with_it_when_the_primary_is_in_the_next_at_a_checkpoint() -> None:
+    comparison = Comparison(SMALL)
+    syn = tcp(1, ack=5, flags=SYN, options=b"\2\4\5\xb4\1\3\3\7")
+    comparison.feed_primary(tcp(1, b"abc", ack=5), 0)
+    comparison.feed_secondary(tcp(1, b"abc", ack=5), 1)
+    comparison.feed_secondary(tcp(4, b"def", ack=5), 2)  # more than the primary, which begins anew instead
+    comparison.feed_primary(syn, 3)
+    assert comparison.tally.frames_kept > 1, "both the bytes ahead and the SYN wait"
+    comparison.checkpoint()
+    assert comparison.tally.frames_kept == comparison.tally.bytes_kept == 0
+
+
 def test_a_queue_that_is_full_asks_for_a_checkpoint_and_then_drops() -> None:
     comparison = Comparison(SMALL)
     said = [each for n in range(30) for each in comparison.feed_primary(tcp(500 + n, b"x", ack=5), 0.0)]

@@ -90,6 +90,10 @@ class Patience:
         await Until("arbiter: asking again", lambda: self.told or self._now() >= until)
         self.waits = False
 
+    async def give_way(self) -> None:
+        until = self._now() + ASK_AGAIN
+        await Until("gives way", lambda: self._now() >= until)
+
 
 def kinds(directory: str) -> dict[str, Callable[[], Callable[[], Arbiter]]]:
     """By name: what makes the arbiters of one world, one for each node."""

@@ -164,8 +164,9 @@ class Machine:
 
     pair, generation, node = "pair", 4, "a"
 
-    def __init__(self, committed: bool) -> None:
+    def __init__(self, committed: bool, departed: bool = False) -> None:
         self.has_promised = self.has_sealed = committed
+        self.has_departed = departed
         self.done: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -202,6 +203,9 @@ class Verdicts:
 
 class Waits:
     refusals = 0
+
+    async def give_way(self) -> None:
+        raise AssertionError("there is nothing to give way for")
 
     async def before_asking_again(self, refusal: ArbiterError) -> None:
         self.refusals += 1
@@ -264,3 +268,23 @@ def test_a_secondary_alone(
     assert arbiter.asked == [("pair", 5, "a")] * len(answers)
     assert (waiter.refusals, arbiter.forgotten, state.status) == (answers.count(None), 1, COMPLETED)
     assert line.closed
+
+
+class GivesWay(Waits):
+    """The primary asks meanwhile, if it lives."""
+
+    def __init__(self, arbiter: Verdicts) -> None:
+        self._arbiter = arbiter
+        self.asked_before: list[int] = []
+
+    async def give_way(self) -> None:
+        self.asked_before.append(len(self._arbiter.asked))
+
+
+@pytest.mark.parametrize(("won", "ending"), [(True, Ending.ALONE), (False, Ending.LOST)])
+def test_a_secondary_whose_guest_departed_asks_when_its_primary_could_have(won: bool, ending: Ending) -> None:
+    vm, arbiter, state, line = Machine(True, departed=True), Verdicts(won), Failover(), Line(LOSSES[0])
+    waiter = GivesWay(arbiter)
+    assert end_of(failover.stand_by(vm, line, arbiter, state, waiter)) is ending
+    assert waiter.asked_before == [0]
+    assert vm.done == ["open_stage", "take_over" if won else "halt"]

@@ -61,6 +61,13 @@ class ToySecondary:
         self.witness.noted(self.machine, "refuses a word:", reason)
         self.violation = self.violation or reason
 
+    @property
+    def has_departed(self) -> bool:
+        if self.stage is not None:
+            return False
+        follows, runs = self.life is Life.FOLLOW, self.life is Life.RUN
+        return (follows and self.follower.has_departed) or (runs and self.runner.has_ended)
+
     def stand_still(self) -> None:
         if self.life is not Life.WAIT:
             self.machine.thread.freeze()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 
 import numpy as np
@@ -202,3 +203,33 @@ def test_descriptors_and_memory_go_with_it() -> None:
         standby.give_back()
         del standby
     assert descriptors() == before
+
+
+def test_a_child_of_a_fork_has_an_image_of_its_own() -> None:
+    """At the same addresses, with the pages that its guest wrote; what either does stays its own."""
+    standby = filled()
+    standby.clear()
+    standby.image[5 * PAGE_SIZE : 9 * PAGE_SIZE] = 7
+    scribble(standby, 6, 20)
+    before = standby.image.tobytes(), standby.ram.array.tobytes(), standby.own_pages().tolist()
+    shared = np.frombuffer(mmap.mmap(-1, 4096), np.uint8)  # what the child says
+
+    def child() -> None:
+        standby.after_fork()
+        same = (standby.image.tobytes(), standby.ram.array.tobytes(), standby.own_pages().tolist()) == before
+        standby.image[7 * PAGE_SIZE] = 99
+        shows = int(standby.ram.array[7 * PAGE_SIZE]) == 99
+        given_back = standby.give_back().tolist() == [6, 20] and alike(standby)
+        standby.clear()
+        shared[:4] = (same, shows, given_back, not standby.ram.array.any())
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child()
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert shared[:4].tolist() == [1, 1, 1, 1]
+    now = standby.image.tobytes(), standby.ram.array.tobytes(), standby.own_pages().tolist()
+    assert now == before

@@ -22,6 +22,7 @@ from tools.benchmarks import (
     costs,
     cpu,
     failover,
+    faults,
     figures,
     host,
     measure,
@@ -38,7 +39,8 @@ from tools.benchmarks.run import Run
 
 BESIDE_QEMU = {"boot": boot, "cpu": cpu, "net": net, "blk": blk, "costs": costs, "snapshot": snapshot}
 PROTECTED = {"checkpoint": checkpoint, "ram": ram, "failover": failover, "setup": setup}
-SECTIONS = BESIDE_QEMU | PROTECTED | {"causes": causes}
+OWN_TABLES = {"causes": causes, "faults": faults}
+SECTIONS = BESIDE_QEMU | PROTECTED | OWN_TABLES
 OWN_ROUNDS = [name for name, section in SECTIONS.items() if hasattr(section, "ROUNDS")]
 ROUNDS = 5
 HOW = (
@@ -105,8 +107,8 @@ def show(run: Run, name: str, how: str, missing: str | None) -> None:
     print(f"\n{name}: {SECTIONS[name].METHOD}; {how}\n")
     if missing:
         print(f"not complete: {missing}")
-    if name == "causes":
-        lines = causes.table(run.records.get(name, []))
+    if name in OWN_TABLES:
+        lines = OWN_TABLES[name].table(run.records.get(name, []))
     elif name in PROTECTED:
         lines = figures.table([one for one in run.figures if one.section == name])
     else:
@@ -149,7 +151,7 @@ def main() -> int:
     given = options()
     names = given.only or list(SECTIONS)
     try:
-        about = host.describe(qemu=any(name in BESIDE_QEMU for name in names))
+        about = host.describe(qemu=any(name in BESIDE_QEMU or name == "faults" for name in names))
     except Unavailable as exc:
         print(f"bench: {exc}", file=sys.stderr)
         return 3
