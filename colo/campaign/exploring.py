@@ -5,8 +5,7 @@ combinations of state, message and fault it went through (:mod:`colo.sim.situati
 decides what is proposed next.  A trial that fails (``crash``, ``hang``, ``sdc``, or no outcome at all) is
 shrunk (:mod:`colo.faults.shrink`), once for each outcome and reason.
 
-A pair survives one failure at a time.  When nobody serves after a node failed, and another node, the wire
-between the two or their arbiter, there is nothing to look into: that is counted as a *double failure*.
+Double failures (:mod:`colo.campaign.double`) are counted, and not shrunk.
 
 All of it is a function of the plan, its seed and the number of trials; the digest says so.  One process: what
 a trial reached is needed before the next one is proposed.
@@ -24,13 +23,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from colo.campaign.fork_server import WALL_LIMIT_S
+from colo.campaign.scene import DOUBLE_FAILURE
 from colo.campaign.scenery import UNPROTECTED, Scenery, WorldRun
 from colo.campaign.trial import Report
 from colo.campaign.world import WorldServer, record
 from colo.faults import shrink, text
 from colo.faults.coverage import Coverage
 from colo.faults.explore import Explorer
-from colo.faults.model import ArbiterFault, Fault, LinkFault, NodeFault, Outcome, Trial
+from colo.faults.model import Outcome, Trial
 from colo.sim.situations import Situations
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Exploration:
         standing.outcomes["" if report.outcome is None else report.outcome.value] += 1
         if report.outcome is not None and report.outcome not in FAILURES:
             return
-        if is_double(trial, report):
+        if report.why == DOUBLE_FAILURE:
             standing.double_failures += 1
             return
         kind = _kind(report)
@@ -166,31 +166,6 @@ class Exploration:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def is_double(trial: Trial, report: Report) -> bool:
-    """Nobody serves, and more happened than a pair is there for."""
-    if report.outcome is not Outcome.CRASH or report.why != "nobody serves":
-        return False
-    done = {each.text for each in report.happened if not each.failed}
-    struck = [fault for fault in trial.faults if _can_end_protection(fault) and _as_told(fault) in done]
-    befallen = {fault.target for fault in struck}
-    return len(befallen) > 1 and any(isinstance(fault, NodeFault) for fault in struck)
-
-
-def _can_end_protection(fault: Fault) -> bool:
-    """A slow node and a card's cable leave both machines what they are."""
-    if isinstance(fault, LinkFault):
-        return fault.target.endswith("-wire")
-    if isinstance(fault, NodeFault):
-        return fault.effect != "slow"
-    return isinstance(fault, ArbiterFault)
-
-
-def _as_told(fault: Fault) -> str:
-    """As a world's log has it (:mod:`colo.sim.faults`)."""
-    kind, effect = fault.__struct_config__.tag, getattr(fault, "effect", "")
-    return f"{fault.target or 'world'}: {kind} {effect}".rstrip()
 
 
 def _kind(report: Report) -> tuple[str, str]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from colo.campaign.double import is_double
 from colo.campaign.injection import Happened
 from colo.campaign.noticed import Noticed
 from colo.campaign.outcome import Verdict
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 SETUP_S = 60.0
 """Virtual time until a pair is protected and its clients were answered: a large guest takes seconds."""
 WHY_MAX = 300
+NOBODY_SERVES = "nobody serves"
+DOUBLE_FAILURE = f"{NOBODY_SERVES}, after a double failure"
 FAULT_LINES = ("fault", "fault-missed")
 """What the world's log calls an injection."""
 SAID = ((Outcome.CRASH, CRASH_TEXTS), (Outcome.DETECTED, DETECTED_TEXTS))
@@ -124,6 +129,8 @@ class Scene:
         """The trial, in a world that was set up; ``known`` is what its golden run noticed."""
         self.begin(trial)
         verdict = self._ran(known)
+        if verdict.why == NOBODY_SERVES and is_double(trial, self.happened):
+            verdict = msgspec.structs.replace(verdict, why=DOUBLE_FAILURE)
         return Report(
             outcome=verdict.outcome,
             why=verdict.why,
@@ -190,7 +197,7 @@ class Scene:
         """The service is; empty: it is not."""
         serving = [node for node in self.world.nodes.values() if node.serves]
         if not serving:
-            return "nobody serves"
+            return NOBODY_SERVES
         ended = next((node.ended for node in serving if node.ended is not None), None)
         return f"the guest ended: {ended.value}" if ended is not None else ""
 

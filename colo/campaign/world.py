@@ -36,7 +36,8 @@ Outcomes, by the first rule that fits:
    ``difference``) or a client still waits: the error is not silent.
 7. *sdc*: an answer is wrong.  A counter's history has to be linearizable (:mod:`colo.checkers`), echoes have
    to come in their order, pages have to be as the first one.
-8. *crash*: nobody serves any more, or the guest that serves has ended.
+8. *crash*: nobody serves any more, or the guest that serves has ended.  The reason says when that was after a
+   double failure (:mod:`colo.campaign.double`).
 9. *hang*: a client still waits at the limit.
 
 Why this order.  What clients got decides first, and who noticed only among trials that were served alike:

@@ -59,7 +59,7 @@ PLANTED: dict[str, tuple[Scenery, Trial, Outcome, str]] = {
         SCENERY,
         Trial(seed=4, faults=(kill("pair-0"), kill("pair-1"))),
         Outcome.CRASH,
-        "nobody serves",
+        "after a double failure",
     ),
     "unprotected": (
         msgspec.structs.replace(SCENERY, policy="none"),

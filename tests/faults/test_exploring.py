@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from colo.campaign import exploring, planned
-from colo.campaign.exploring import Exploration, Standing, is_double
-from colo.campaign.injection import Happened
+from colo.campaign.exploring import Exploration, Standing
 from colo.campaign.planned import Planned
 from colo.campaign.trial import Report
 from colo.faults import broad, plan
 from colo.faults.coverage import NO_FAULT, Combination, Coverage
 from colo.faults.errors import PlanError
-from colo.faults.model import AtTime, Fault, LinkFault, NodeFault, Outcome, Trial
+from colo.faults.model import LinkFault, Outcome
 from tests.cli.command import colo
 
 TRIALS = 5
@@ -99,25 +98,6 @@ def test_a_machine_alone_has_no_protocol(tmp_path: Path) -> None:
         Exploration(made, "none")
     with pytest.raises(PlanError, match="periodic"):
         Exploration(made, "colo")
-
-
-def crash(*told: str) -> Report:
-    happened = tuple(Happened(0, 0, text) for text in told)
-    return Report(outcome=Outcome.CRASH, why="nobody serves", happened=happened)
-
-
-def test_two_failures_are_more_than_a_pair_survives_and_one_is_not() -> None:
-    when = AtTime(ns=0)
-    kills: list[Fault] = [NodeFault(when=when, target=f"pair-{n}", effect="kill") for n in range(2)]
-    trial = Trial(seed=1, faults=tuple(kills))
-    assert is_double(trial, crash("pair-0: node kill", "pair-1: node kill"))
-    assert not is_double(trial, crash("pair-0: node kill")), "the other one came to nothing"
-    assert not is_double(Trial(seed=1, faults=(kills[0], kills[0])), crash("pair-0: node kill"))
-    cable = LinkFault(when=when, target="client0", effect="drop")
-    beside = Trial(seed=1, faults=(kills[0], cable))
-    assert not is_double(beside, crash("pair-0: node kill", "client0: link drop"))
-    hang = Report(outcome=Outcome.HANG, why="nobody serves")
-    assert not is_double(trial, hang)
 
 
 def test_numbers_do_not_make_two_failures() -> None:
