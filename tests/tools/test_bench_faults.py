@@ -115,6 +115,35 @@ def test_a_bit_in_qemu_is_flipped_and_a_snapshot_has_the_old_one(
     asyncio.run(look())
 
 
+RESET = bytes.fromhex("b0fee664f4")
+"""mov al, 0xfe; out 0x64, al; hlt: the keyboard controller pulses the processor's reset line."""
+
+
+def test_a_guest_that_has_ended_goes_on_from_its_snapshot(tool: Callable[[str], str], tmp_path: Path) -> None:
+    tool("qemu-system-x86_64")
+
+    async def look() -> None:
+        async with started(vmm.guest.open("counter").build()) as qemu:
+            await qemu.make_store(tmp_path / "store.qcow2")
+            await qemu.go_on()
+            await qemu.expect("GUEST-READY counter")
+            assert await qemu.stop() == SIGINT
+            await qemu.save()
+            for _ in range(2):
+                await qemu.gdb.set_memory(await qemu.gdb.register("rip"), RESET)
+                await qemu.go_on()
+                assert not await qemu.run_until(lambda: False, 10.0)
+                assert await qemu.stop() != SIGINT, "it ended by itself"
+                await qemu.reset()
+                await qemu.load()
+                await qemu.go_on()
+                await qemu.expect("second 1")
+                assert await qemu.stop() == SIGINT
+                await qemu.load()
+
+    asyncio.run(look())
+
+
 @pytest.mark.long
 def test_the_section_runs(
     tool: Callable[[str], str], guest: Callable[[str], BuiltGuest], tmp_path: Path

@@ -155,9 +155,10 @@ def main() -> int:
     except Unavailable as exc:
         print(f"bench: {exc}", file=sys.stderr)
         return 3
-    quick = "; QUICK: not a measurement" if given.quick else ""
-    for name, value in (*about.items(), *((name, text + quick) for name, text in methods(names))):
+    for name, value in (*about.items(), *methods(names)):
         print(f"{name:<7} {value}", flush=True)
+    if given.quick:
+        print("QUICK: not a measurement", flush=True)
     started = time.time()
     run, missing = measured(names, given)
     if given.json:

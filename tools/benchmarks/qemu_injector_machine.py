@@ -125,7 +125,8 @@ class Qemu:
             return SIGINT
         if not self._stop.done():
             self.gdb.interrupt()
-        signal, self._stop = await self._stop, None
+        async with asyncio.timeout(ANSWER_S):
+            signal, self._stop = await self._stop, None
         self.console.drain()
         return signal
 
@@ -159,8 +160,17 @@ class Qemu:
         self.console.clear()
 
     async def reset(self) -> None:
-        """A guest that has ended does not run again without."""
+        """A guest that has ended needs it; and what stops the guest at a reboot would stop this too."""
+        await self._qmp.execute("set-action", {"reboot": "reset"})
         await self._qmp.execute("system_reset")
+        async with asyncio.timeout(ANSWER_S):
+            while await self._has_ended():
+                await asyncio.sleep(POLL_S)
+        await self._qmp.execute("set-action", {"reboot": "shutdown"})
+
+    async def _has_ended(self) -> bool:
+        status: Any = await self._qmp.execute("query-status")
+        return bool(status["status"] == "shutdown")
 
     async def _job(self, command: str, **arguments: Any) -> None:
         name = f"job{next(self._jobs)}"
