@@ -21,7 +21,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp import QMPClient, QMPError
+from qemu.qmp import ConnectError, QMPClient, QMPError
 
 from tools.benchmarks.emulator import CLOCK_WORDS, PROCESS_CPU_CLOCK, Lost
 from tools.benchmarks.host import program
@@ -228,10 +228,12 @@ async def started(guest: BuiltGuest) -> AsyncIterator[Qemu]:
 
 
 async def _connect(qmp: QMPClient, path: Path, process: subprocess.Popen[bytes]) -> None:
-    """When QEMU answers there, all its sockets are there."""
+    """When QEMU answers there, all its sockets are there.  A socket has a path before it listens."""
     async with asyncio.timeout(CONNECT_S):
-        while not path.exists():
+        while True:
             if process.poll() is not None:
                 raise ConnectionError(f"it ended with status {process.returncode}")
+            with suppress(ConnectError):
+                await qmp.connect(str(path))
+                return
             await asyncio.sleep(POLL_S)
-        await qmp.connect(str(path))
