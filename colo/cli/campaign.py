@@ -89,17 +89,21 @@ class _Example(argparse.Action):
     """Like ``--help``: no PLAN is needed beside it, and nothing else happens."""
 
     def __call__(
-        self, parser: Parser, options: argparse.Namespace, value: Any, word: str | None = None
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
     ) -> None:
         from colo import plans
 
         known = plans.examples()
-        if value is None:
+        if values is None:
             print("\n".join(f"{name:<12}{purpose}" for name, purpose in known.items()))
-        elif value in known:
-            print(plans.text(value), end="")
+        elif values in known:
+            print(plans.text(values), end="")
         else:
-            parser.error(f"--example {value}: expected one of {', '.join(known)}")
+            parser.error(f"--example {values}: expected one of {', '.join(known)}")
         parser.exit()
 
 
