@@ -94,6 +94,7 @@ class Board:
             lambda: pic.acknowledge(),
             self._cpu.raise_nmi,
             ioapic.eoi,
+            self._cpu.local_apic,
         )
         pic = Pic(lapic.lint0)
         self._add("lapic", lapic)

@@ -30,13 +30,13 @@ class Timer:
 
     def arm(self, at_ns: int) -> None:
         """Fire at ``at_ns``; a time already past fires at the next look."""
-        self.deadline_ns = min(at_ns, NEVER_NS)
-        self._clock.rearmed()
+        before, self.deadline_ns = self.deadline_ns, min(at_ns, NEVER_NS)
+        clock = self._clock
+        if before == clock.next_deadline_ns or at_ns < clock.next_deadline_ns:
+            clock.rearmed()
 
     def cancel(self) -> None:
-        if self.deadline_ns != NEVER_NS:
-            self.deadline_ns = NEVER_NS
-            self._clock.rearmed()
+        self.arm(NEVER_NS)
 
 
 class TimerClock:
@@ -59,8 +59,8 @@ class TimerClock:
         return made
 
     def rearmed(self) -> None:
-        """A deadline changed: recompute the earliest."""
-        self.next_deadline_ns = min((t.deadline_ns for t in self._timers), default=NEVER_NS)
+        """The earliest deadline may be another: find it."""
+        self.next_deadline_ns = min([t.deadline_ns for t in self._timers], default=NEVER_NS)
 
     def fire_due(self) -> None:
         """Fire every alarm whose time has come, earliest first, each at most once per deadline."""

@@ -64,8 +64,8 @@ class Losses:
 
     def _is_local(self, vector: int) -> bool:
         """Is it in service in the local APIC, and not in the 8259As?"""
-        words: list[int] = self._machine.devices["lapic"].state.isr
-        return bool(words[vector >> 5] >> (vector & 31) & 1)
+        in_service: bytearray = self._machine.devices["lapic"].state.isr
+        return bool(in_service[vector >> 3] >> (vector & 7) & 1)
 
     def _vector(self, line: int, local: bool) -> int:
         """What a line's interrupts have as their vector now."""

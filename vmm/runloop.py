@@ -47,6 +47,7 @@ class RunLoop:
 
     __slots__ = (
         "_calls",
+        "_held",
         "_listening",
         "_machine",
         "_ready",
@@ -65,6 +66,7 @@ class RunLoop:
         self._ready: set[int] = set()
         self._resets = 0
         self._sources: dict[int, tuple[str, Callable[[], None]]] = {}
+        self._held: list[int] = []
         self._listening = True
         self._calls: dict[int, Callable[[], None]] = {}
         self.watch: Callable[[bool], None] | None = None
@@ -97,11 +99,13 @@ class RunLoop:
     def expect_nothing_from(self, descriptor: int) -> None:
         """This end of the host will bring no more input: nobody need wait for it."""
         self._sources.pop(descriptor, None)
+        self._held = [held for held in self._held if held != descriptor]
         self._machine.pacer.watch(descriptor, False)
 
     def listen(self, wanted: bool) -> None:
         """Whether consoles and cards are to bring input."""
         self._listening = wanted
+        self._held.clear()
         for descriptor in self._sources:
             self._machine.pacer.watch(descriptor, wanted)
 
@@ -157,20 +161,34 @@ class RunLoop:
     def _take_inputs(self) -> None:
         """What the host has, and what waited until its device has room."""
         machine = self._machine
-        ready, self._ready = self._ready, set()
         machine.serial.retry()
         for port in machine.nets:
             if port.rx_ready:
                 port.rx_ready = False
                 machine.door.retry(port.port)
                 port.pump()
-        for descriptor in sorted(ready):
-            if descriptor in self._calls:
-                self._calls[descriptor]()
-            elif self._listening and descriptor in self._sources:
-                self._sources[descriptor][1]()
-        for descriptor, (name, _) in self._sources.items():
-            machine.pacer.watch(descriptor, self._listening and not machine.door.is_full(name))
+        if self._ready:
+            ready, self._ready = self._ready, set()
+            for descriptor in sorted(ready):
+                self._take_from(descriptor)
+        if self._held:
+            held, self._held = self._held, []
+            for descriptor in held:
+                self._hold_if_full(descriptor)
+
+    def _take_from(self, descriptor: int) -> None:
+        if descriptor in self._calls:
+            self._calls[descriptor]()
+        elif self._listening and descriptor in self._sources:
+            self._sources[descriptor][1]()
+            self._hold_if_full(descriptor)
+
+    def _hold_if_full(self, descriptor: int) -> None:
+        """While its device has no room for what it brought, do not look at a source of input."""
+        full = self._machine.door.is_full(self._sources[descriptor][0])
+        if full:
+            self._held.append(descriptor)
+        self._machine.pacer.watch(descriptor, not full)
 
     def _advance(self, until_ns: int) -> None:
         """Run to the next stop, or let a halted guest wait for its next alarm or input."""

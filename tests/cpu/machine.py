@@ -109,6 +109,7 @@ class Machine:
         port_bus, mmio_bus = Bus("ports"), Bus("memory")
         port_bus.claim(0, IO_PORTS, self.ports, "recorder")
         mmio_bus.claim(MMIO, 0x1000, self.mmio, "recorder")
+        self.mmio_bus = mmio_bus
         self.cpu.attach(
             Questions(
                 port_bus,

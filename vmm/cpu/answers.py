@@ -9,8 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import CodeType
 
 from vmm.cpu.control import ControlBlock
@@ -23,7 +22,7 @@ Answer = Callable[[int, int, int], int]
 class Answers:
     """Functions that native code may call, each behind a guard."""
 
-    __slots__ = ("_block", "_failure", "_guards", "_pointers", "_stop")
+    __slots__ = ("_block", "_failure", "_guards", "_outer", "_pointers", "_stop")
 
     def __init__(self, block: ControlBlock, stop: Callable[[], None]) -> None:
         """``stop`` makes the guest stop at its next block."""
@@ -32,6 +31,7 @@ class Answers:
         self._failure: BaseException | None = None
         self._guards: set[CodeType] = set()
         self._pointers: dict[str, object] = {}
+        self._outer: Callable[[sys.UnraisableHookArgs], object] = sys.unraisablehook
 
     def _set(self, word: str, function: Answer) -> None:
         pointer = _CALLBACK(function)
@@ -86,28 +86,23 @@ class Answers:
             self._block["STOP_REQUEST"] = 0
             raise failure
 
-    @contextmanager
-    def nothing_lost(self) -> Iterator[None]:
+    def keep_lost(self) -> Callable[[sys.UnraisableHookArgs], object] | None:
         """Keep what a signal handler raises on the way into a guard, before its ``try``.
 
         Python runs handlers in the main thread, wherever it happens to be; ctypes hands what is raised
-        there to ``sys.unraisablehook`` and the access that was to be made answers 0.  A guard is known by
-        its code, in the outermost frame: Python 3.13 no longer passes the function itself.
+        there to ``sys.unraisablehook`` and the access that was to be made answers 0.  Returns the hook to be
+        put back afterwards, or None where there is none, because no handler runs in this thread.
         """
         if threading.get_ident() != threading.main_thread().ident:
-            yield
-            return
-        outer = sys.unraisablehook
+            return None
+        outer, sys.unraisablehook = sys.unraisablehook, self._keep
+        self._outer = outer
+        return outer
 
-        def keep(lost: sys.UnraisableHookArgs) -> None:
-            trace = lost.exc_traceback
-            if trace is not None and trace.tb_frame.f_code in self._guards and lost.exc_value is not None:
-                self._failed(lost.exc_value)
-            else:
-                outer(lost)
-
-        sys.unraisablehook = keep
-        try:
-            yield
-        finally:
-            sys.unraisablehook = outer
+    def _keep(self, lost: sys.UnraisableHookArgs) -> None:
+        """A guard is known by its code, in the outermost frame: Python 3.13 no longer passes the function."""
+        trace = lost.exc_traceback
+        if trace is not None and trace.tb_frame.f_code in self._guards and lost.exc_value is not None:
+            self._failed(lost.exc_value)
+        else:
+            self._outer(lost)

@@ -34,6 +34,7 @@ _SOURCES = (
     "constants",
     "msr_table",
     "ticks",
+    "apic_kernel",
     "inline_clock",
     "exact",
     "stuck",

@@ -113,6 +113,12 @@ from vmm.cpu import layout
     PY_MSR_READ,
     PY_MSR_WRITE,
     PY_TPR,
+    # the local APIC's registers (vmm.cpu.apic_kernel)
+    APIC_ISR,  # addresses of 32 bytes each
+    APIC_TMR,
+    APIC_IRR,
+    APIC_TPR,
+    APIC_ALONE,  # 1: native code may acknowledge and end interrupts itself
     # counters
     N_LOOKS,
     N_BLOCKS_SEEN,
@@ -127,13 +133,15 @@ from vmm.cpu import layout
     N_CPUID,
     N_MSR,
     N_GENERAL_PROTECTION,
-) = range(0, 8 * 90, 8)
+) = range(0, 8 * 95, 8)
 """Byte offsets of the words."""
 
 _OFFSET = {name: value for name, value in dict(globals()).items() if name.isupper() and type(value) is int}
 NAMES = tuple(_OFFSET)
 
 _INDEX = {name: value >> 3 for name, value in _OFFSET.items()}
+_DEADLINE, _INTR, _NMI = DEADLINE >> 3, INTR >> 3, NMI >> 3
+_STOP_REQUEST, _EXACT = STOP_REQUEST >> 3, EXACT >> 3
 
 SIZE = 8 * len(NAMES)
 SCRATCH_WORDS = 24
@@ -207,6 +215,13 @@ class ControlBlock:
             base = time_ns
         words[0] = base
         self._budget.value = base - now
+
+    def stop_at(self, time_ns: int) -> None:
+        """The next deadline; looked at there, or at once where something waits already."""
+        words = self._words
+        words[_DEADLINE] = time_ns
+        waiting = words[_INTR] or words[_NMI] or words[_STOP_REQUEST] or words[_EXACT]
+        self.look_at(0 if waiting else time_ns)
 
     def look_now(self) -> None:
         """Look before the next block."""

@@ -29,6 +29,7 @@ from vmm.cpu.cpu_clock import CpuClock
 from vmm.cpu.dma import Dma
 from vmm.cpu.engine import DEFAULT_COSTS, Costs, Engine
 from vmm.cpu.entry_state import state_of
+from vmm.cpu.local_apic import LocalApic
 from vmm.cpu.parts import Parts
 from vmm.cpu.registers import CpuState
 from vmm.errors import EngineError
@@ -121,10 +122,12 @@ class Cpu:
         self.env = self._engine.env
         self._rip = ctypes.c_uint64.from_address(self.env + layout.EIP)
         self._flags = ctypes.c_uint64.from_address(self.env + layout.EFLAGS)
+        self._old_exception = ctypes.c_int32.from_address(self.env + layout.OLD_EXCEPTION)
         self.block = self._engine.block
         self.clock = CpuClock(self.block, NEVER_NS)
         self.clock.rearmed()
         self.interrupt_line = _InterruptLine(self.block)
+        self.local_apic = LocalApic(self.block)
         self.parts = Parts(self._engine, self._rip)
         self._answers = Answers(self.block, self.request_stop)
         self._acknowledge: Callable[[], int] = lambda: -1
@@ -157,6 +160,7 @@ class Cpu:
     def filter_interrupts(self, keep: Callable[[int], bool] | None) -> None:
         """Ask ``keep`` whether an interrupt that was acknowledged reaches the processor; None: all do."""
         acknowledge = self._acknowledge
+        self.local_apic.filter(keep is not None)
 
         def filtered(_a: int, _b: int) -> int:
             vector = acknowledge()
@@ -181,8 +185,12 @@ class Cpu:
         detour.running.enter(block.address)
         if block["REST"]:
             self.parts.resume()
-        with self._answers.nothing_lost():
+        outer = self._answers.keep_lost()
+        try:
             error = self.library.uc_emu_start(self._engine.uc, self._rip.value, 0, 0, 0)
+        finally:
+            if outer is not None:
+                sys.unraisablehook = outer
         if block["STAGE"]:
             self.parts.drop()
         self._answers.raise_kept()
@@ -198,7 +206,7 @@ class Cpu:
         if reason is Stop.REQUEST:
             self.block["STOP_REQUEST"] = 0
         elif reason is Stop.HALT:
-            if ctypes.c_int32.from_address(self.env + layout.OLD_EXCEPTION).value == _DOUBLE_FAULT:
+            if self._old_exception.value == _DOUBLE_FAULT:
                 return Stop.SHUTDOWN
             self.halted = True
         return reason

@@ -22,11 +22,7 @@ class CpuClock(TimerClock):
 
     def rearmed(self) -> None:
         super().rearmed()
-        deadline = min(self.next_deadline_ns, self.limit_ns)
-        self._block["DEADLINE"] = deadline
-        block = self._block
-        waiting = block["INTR"] or block["NMI"] or block["STOP_REQUEST"] or block["EXACT"]
-        block.look_at(0 if waiting else deadline)
+        self._block.stop_at(min(self.next_deadline_ns, self.limit_ns))
 
     def jump(self, time_ns: int) -> None:
         """A halted guest's clock goes on to ``time_ns``."""
@@ -35,4 +31,4 @@ class CpuClock(TimerClock):
     def set_limit(self, limit_ns: int) -> None:
         """The run loop's own deadline, besides the devices'."""
         self.limit_ns = limit_ns
-        self.rearmed()
+        self._block.stop_at(min(self.next_deadline_ns, limit_ns))

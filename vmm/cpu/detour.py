@@ -22,8 +22,6 @@ import ctypes
 import mmap
 import threading
 
-import numpy as np
-
 from vmm.cpu.elf_image import function_room, jump_slot
 from vmm.cpu.library import Library, supported
 from vmm.errors import EngineError
@@ -97,7 +95,9 @@ class Running:
     """
 
     def __init__(self) -> None:
-        self._words = np.zeros(2 + 2 * THREADS_MAX, np.int64)
+        words = (ctypes.c_int64 * (2 + 2 * THREADS_MAX))()
+        self._address = ctypes.addressof(words)
+        self._words = memoryview(words).cast("B").cast("q")
         self._words[0] = ctypes.cast(ctypes.CDLL(None).pthread_self, ctypes.c_void_p).value or 0
         self._slots: dict[int, int] = {}
 
@@ -130,7 +130,7 @@ class Running:
 
     def stub(self, target: int) -> bytes:
         """Code that calls ``target`` with this table as its third argument."""
-        table = int(self._words.ctypes.data)
+        table = self._address
         return b"\x48\xba" + table.to_bytes(8, "little") + _jump(target)  # mov rdx, table; jump
 
 

@@ -16,6 +16,7 @@ be sound out of a Python callback, and never happens there.
 from __future__ import annotations
 
 from vmm.cpu import layout
+from vmm.cpu.apic_kernel import acknowledge
 from vmm.cpu.control import (
     BUDGET,
     COST_INSTRUCTION,
@@ -112,7 +113,9 @@ def _take_interrupt(control: int) -> None:
         store32(env + _HFLAGS2, load32(env + _HFLAGS2) | _NMI_MASKED)
         _enter_interrupt(control, _NMI_VECTOR)
     if load64(control + INTR) != 0 and load64(env + _EFLAGS) & _EFLAGS_IF:
-        vector = call3(load64(control + PY_ACKNOWLEDGE), 0, 0, 0)
+        vector = acknowledge(control)
+        if vector < 0:
+            vector = call3(load64(control + PY_ACKNOWLEDGE), 0, 0, 0)
         if vector >= 0:
             _enter_interrupt(control, vector)
 

@@ -21,6 +21,7 @@ INT n, INT3             SDM vol. 3 6.12: a fault on the way leaves rip at the in
 from __future__ import annotations
 
 from vmm.cpu import layout
+from vmm.cpu.apic_kernel import EOI_ADDRESS, end_of_interrupt
 from vmm.cpu.constants import CPUID_ANY_SUBLEAF, CPUID_ROW_WORDS, PHYSICAL_BITS
 from vmm.cpu.control import (
     COST_ACCESS,
@@ -195,7 +196,10 @@ def mmio_write(uc: int, offset: int, size: int, value: int, region: int) -> None
     charge_ns(control, load64(control + COST_ACCESS))
     if size < 8:
         value &= (1 << (8 * i64(size))) - 1
-    call3(load64(control + PY_MMIO_WRITE), _mmio_address(region, offset), i64(size), value)
+    address = _mmio_address(region, offset)
+    if address == EOI_ADDRESS and size == 4 and end_of_interrupt(control):
+        return
+    call3(load64(control + PY_MMIO_WRITE), address, i64(size), value)
 
 
 # Time

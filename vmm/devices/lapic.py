@@ -10,6 +10,9 @@ What decides whether ``output`` is high:
     IOAPIC, MSI, self IPI, timer, LINTn (fixed) ── IRR ── priority > PPR ── output ── CPU
                                                     └─ acknowledge() ─▶ ISR ─▶ EOI
 
+A processor may have compiled code for what happens on every interrupt (:class:`Core`); what is said
+here is then what that code does.
+
 ExtINT passes by the priority logic, as the SDM says ("Interrupt, Task, and Processor Priority"
 governs fixed interrupts only), and is served first when both wait.
 
@@ -28,6 +31,7 @@ Not modelled, and why:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from vmm.device import Clock, Line, all_ones
 from vmm.devices import lapic_registers as reg
@@ -46,10 +50,23 @@ class _Pin:
         self._changed(level)
 
 
+class Core(Protocol):
+    """What a processor acknowledges and ends interrupts with, by itself, in the registers that it is told.
+
+    It leaves to the chip what concerns others: ExtINT, and the end of level-triggered interrupts.
+    """
+
+    def share(self, isr: bytearray, tmr: bytearray, irr: bytearray) -> None:
+        """Where the registers are from now on."""
+
+    def depends(self, tpr: int, ask: bool) -> None:
+        """The task priority; and whether the chip has to be asked for every vector."""
+
+
 class Lapic:
     """``external`` runs the 8259A's acknowledge cycle, ``eoi`` hears of level-triggered EOIs."""
 
-    __slots__ = ("_eoi", "_external", "_nmi", "_output", "_timer", "lint0", "lint1", "state")
+    __slots__ = ("_core", "_eoi", "_external", "_nmi", "_output", "_timer", "lint0", "lint1", "state")
 
     def __init__(
         self,
@@ -58,8 +75,10 @@ class Lapic:
         external: Callable[[], int],
         nmi: Callable[[], None],
         eoi: Callable[[int], None] | None = None,
+        core: Core | None = None,
     ) -> None:
         self.state = reg.LapicState()
+        self._core = core
         self._output = output
         self._external = external
         self._nmi = nmi
@@ -180,9 +199,9 @@ class Lapic:
         vector = reg.deliverable(s)
         if vector < 0:
             return s.svr & 0xFF
-        bit = 1 << (vector & 31)
-        s.irr[vector >> 5] &= ~bit
-        s.isr[vector >> 5] |= bit
+        at, bit = vector >> 3, 1 << (vector & 7)
+        s.irr[at] ^= bit
+        s.isr[at] |= bit
         self._update()
         return vector
 
@@ -215,6 +234,8 @@ class Lapic:
         self.restored()
 
     def restored(self) -> None:
+        if self._core is not None:
+            self._core.share(self.state.isr, self.state.tmr, self.state.irr)
         self._timer.state = self.state.timer
         self._timer.arm()
         self._update()
@@ -222,13 +243,12 @@ class Lapic:
     # Priority, acceptance, EOI
 
     def _update(self) -> None:
+        """Something changed that ``output`` depends on, besides what :meth:`_accept` looks at itself."""
         s = self.state
-        if s.extint or (s.lint0 and self._lint0_is_extint()):
-            self._output.set(True)
-        elif s.irr == reg.CLEAR:
-            self._output.set(False)
-        else:
-            self._output.set(reg.deliverable(s) >= 0)
+        external = s.extint or (s.lint0 and self._lint0_is_extint())
+        if self._core is not None:
+            self._core.depends(s.tpr, external or not s.base & reg.BASE_ENABLE)
+        self._output.set(external or reg.deliverable(s) >= 0)
 
     def _accept(self, vector: int, level: bool) -> None:
         """Put a fixed interrupt in IRR ("Interrupt Acceptance for Fixed Interrupts")."""
@@ -236,21 +256,22 @@ class Lapic:
             self._error(reg.ESR_RECEIVE_ILLEGAL)
             return
         s = self.state
-        word, bit = vector >> 5, 1 << (vector & 31)
-        s.irr[word] |= bit
+        at, bit = vector >> 3, 1 << (vector & 7)
+        s.irr[at] |= bit
         if level:
-            s.tmr[word] |= bit
+            s.tmr[at] |= bit
         else:
-            s.tmr[word] &= ~bit
-        self._update()
+            s.tmr[at] &= ~bit
+        if vector >> 4 > reg.priority(s) >> 4:
+            self._output.set(True)
 
     def _end_of_interrupt(self) -> None:
         s = self.state
         vector = reg.highest(s.isr)
         if vector >= 0:
-            word, bit = vector >> 5, 1 << (vector & 31)
-            s.isr[word] ^= bit
-            if s.tmr[word] & bit:
+            at, bit = vector >> 3, 1 << (vector & 7)
+            s.isr[at] ^= bit
+            if s.tmr[at] & bit:
                 self._level_ended(vector)
         self._update()
 

@@ -39,14 +39,14 @@ BASE_DEFAULT = 0xFEE0_0900
 BASE_ENABLE, BASE_BSP = 0x800, 0x100
 VECTOR_MIN = 16
 
-CLEAR = [0] * 8
+VECTORS_SIZE = 32
+Vectors = Annotated[bytearray, length(VECTORS_SIZE)]
+"""A bit for each of 256 vectors, the lowest first: the eight registers that the guest reads, in memory
+that a processor's compiled code can work on (:class:`vmm.devices.lapic.Core`)."""
 
-Vectors = Annotated[list[u32], length(8)]
-"""256 bits as the eight registers that the guest reads, vectors 0-31 first."""
 
-
-def _no_vectors() -> list[int]:
-    return [0] * 8
+def _no_vectors() -> bytearray:
+    return bytearray(VECTORS_SIZE)
 
 
 def _all_masked() -> list[int]:
@@ -74,13 +74,9 @@ class LapicState(State):
     lint1: bool = False
 
 
-def highest(words: list[int]) -> int:
+def highest(vectors: bytearray) -> int:
     """The highest vector that is set, or -1."""
-    for word in (7, 6, 5, 4, 3, 2, 1, 0):
-        bits = words[word]
-        if bits:
-            return (word << 5) + bits.bit_length() - 1
-    return -1
+    return int.from_bytes(vectors, "little").bit_length() - 1
 
 
 def priority(s: LapicState) -> int:
@@ -99,7 +95,8 @@ def stored(s: LapicState, offset: int) -> int | None:
     """The 32-bit register at ``offset``, or None where there is none."""
     if ISR <= offset < ESR:
         bits = s.isr if offset < TMR else s.tmr if offset < IRR else s.irr
-        return bits[offset >> 4 & 7]
+        at = offset >> 2 & 0x1C
+        return int.from_bytes(bits[at : at + 4], "little")
     if LVT <= offset < LVT_END:
         return s.lvt[(offset - LVT) >> 4]
     return {

@@ -1,0 +1,40 @@
+"""Where compiled code finds the registers of the local APIC (:mod:`vmm.cpu.apic_kernel`)."""
+
+from __future__ import annotations
+
+import ctypes
+
+from vmm.cpu.control import ControlBlock
+
+
+class LocalApic:
+    """The processor's side of :class:`vmm.devices.lapic.Lapic`."""
+
+    __slots__ = ("_ask", "_block", "_filtered", "_shared")
+
+    def __init__(self, block: ControlBlock) -> None:
+        self._block = block
+        self._shared: tuple[object, ...] = ()
+        self._ask = True
+        self._filtered = False
+
+    def share(self, isr: bytearray, tmr: bytearray, irr: bytearray) -> None:
+        """Where the registers are from now on; while they are shared they cannot change their size."""
+        shared = [(ctypes.c_char * len(vectors)).from_buffer(vectors) for vectors in (isr, tmr, irr)]
+        for word, vectors in zip(("APIC_ISR", "APIC_TMR", "APIC_IRR"), shared, strict=True):
+            self._block[word] = ctypes.addressof(vectors)
+        self._shared = tuple(shared)
+
+    def depends(self, tpr: int, ask: bool) -> None:
+        """The task priority; and whether the chip has to be asked for every vector."""
+        self._block["APIC_TPR"], self._ask = tpr, ask
+        self._decide()
+
+    def filter(self, filtered: bool) -> None:
+        """Somebody wants to see every vector first."""
+        self._filtered = filtered
+        self._decide()
+
+    def _decide(self) -> None:
+        known = bool(self._shared)
+        self._block["APIC_ALONE"] = known and not (self._ask or self._filtered)
