@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from vmm import recording
+from vmm.addressing import Memory
 from vmm.backends.disk import CopyOnWrite
 from vmm.boot.source import BootSource
-from vmm.cpu import paging
 from vmm.cpu.register_file import RegisterFile
 from vmm.devices.block import BlockBackend
-from vmm.errors import BadAddress, ConfigError
+from vmm.errors import ConfigError
 from vmm.launch import LaunchOptions, launch
 from vmm.machine import Backends, Ended, Machine
 from vmm.machine import resume as resume_machine
-from vmm.ram import PAGE_SIZE
 from vmm.session import Session
 from vmm.snapshot import Snapshot
 
@@ -92,26 +91,15 @@ class Pc:
 
     def translate(self, address: int) -> int | None:
         """Physical address of a virtual (linear) one by the page tables as they are now, or None."""
-        state = self.machine.cpu.state
-        cr0, cr3, cr4 = (state.control[number] for number in (0, 3, 4))
-        return paging.translate(self._physical, cr0, cr3, cr4, state.efer, address)
+        return self._memory.translate(address)
 
     def read_virtual(self, address: int, length: int) -> bytes:
         """Memory at a virtual address; BadAddress when a page of it is not mapped or not RAM."""
-        data = bytearray()
-        while len(data) < length:
-            at = address + len(data)
-            physical = self.translate(at)
-            if physical is None:
-                raise BadAddress(at, length - len(data))
-            data += self.machine.ram.read(physical, min(length - len(data), PAGE_SIZE - at % PAGE_SIZE))
-        return bytes(data)
+        return self._memory.read(self._memory.places(address, length, virtual=True))
 
-    def _physical(self, address: int, length: int) -> bytes:
-        try:
-            return self.machine.ram.read(address, length)
-        except BadAddress:
-            return b"\xff" * length
+    @property
+    def _memory(self) -> Memory:
+        return Memory(self.machine.cpu, self.machine.ram)
 
     # State
 

@@ -46,7 +46,7 @@ examples:
 
 The same plan, seed and --trials are the same exploration, with the same digest in the last line.
 
-exit status: 0 nothing failed, 1 something did; 2 usage or an error in the plan; 130 interrupted
+exit status: 0 nothing failed, 1 something did; 2 usage, or the plan or guest is none; 130 interrupted
 """
 POLICIES = ("periodic", "lockstep", "colo")
 
@@ -80,6 +80,7 @@ def main(options: argparse.Namespace) -> int:
     """The exit status."""
     from colo.campaign.exploring import Exploration
     from colo.faults.errors import FaultError
+    from vmm.errors import GuestBuildError
 
     began_s = time.monotonic()
     show = Progress(began_s)
@@ -97,7 +98,7 @@ def main(options: argparse.Namespace) -> int:
             _tell(options, exploration, directory, time.monotonic() - began_s)
             failed = EXIT_FAILED if exploration.standing.failures else 0
             return EXIT_INTERRUPTED if stop.asked else failed
-    except FaultError as exc:
+    except (FaultError, GuestBuildError) as exc:
         print(f"colo: {exc}", file=sys.stderr)
         return 2
 
@@ -105,6 +106,7 @@ def main(options: argparse.Namespace) -> int:
 def _planned(options: argparse.Namespace) -> Planned:
     import msgspec
 
+    import vmm.guest
     from colo.campaign import planned
     from colo.faults import broad, plan
 
@@ -114,6 +116,7 @@ def _planned(options: argparse.Namespace) -> Planned:
             return found
         head = msgspec.structs.replace(found.plan.head, seed=options.seed)
         return msgspec.structs.replace(found, plan=_with(found.plan, head))
+    vmm.guest.open(options.what)  # or the word is wrong: neither a plan nor a guest
     parts = broad.plan(options.what, options.policy or "colo", options.seed or 0)
     return planned.planned(plan.plan(**parts), "")
 

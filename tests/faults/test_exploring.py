@@ -111,3 +111,9 @@ def test_a_chart_has_a_letter_for_each_fault() -> None:
     assert seen.chart() == (
         "a  none\nb  link:drop wire\n\n      ab  message\nidle  *.  Log\nidle  .*  Mark\n"
     )
+
+
+def test_a_word_that_is_neither_a_plan_nor_a_guest() -> None:
+    done = colo("explore", "nobody.toml")
+    assert done.status == 2
+    assert "no guest 'nobody.toml'; the guests are" in done.err
