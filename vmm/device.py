@@ -70,12 +70,66 @@ class Pieces(Protocol):
         """To be said by the bus master when somebody may have filled it."""
 
 
+class RingRegisters(Protocol):
+    """Of a split virtqueue (VIRTIO 1.2, 2.7): where it lies, and how far the device is in it."""
+
+    size: int
+    event_idx: bool
+    indirect: bool
+    desc: int
+    driver: int
+    device: int
+    next_avail: int
+    used: int
+    published: int
+    told: int
+
+
+UNREAD = -1
+"""How many buffers are left, before the ring was asked."""
+NOTHING = -1
+"""The head of no buffer."""
+
+
+class Rings(Protocol):
+    """Split virtqueues in compiled code: what :class:`vmm.devices.virtio_queue.VirtQueue` says, in few calls.
+
+    A rule that the driver broke is ``-1 - kind``, in place of what would have been the answer.
+    """
+
+    @property
+    def rows(self) -> memoryview:
+        """The descriptors of the buffer that was taken last, until the next call."""
+
+    def take(
+        self, queue: RingRegisters, left: int, head: int, written: int
+    ) -> tuple[int, int, int, int, int, int, int, int]:
+        """Give ``head`` back, then take a buffer.
+
+        How many more there are, its head, how many of its rows are to be read and how many to be written,
+        their bytes in all, and address and length of the first row.  No rows: there is no buffer.
+        """
+
+    def finish(self, queue: RingRegisters, head: int, written: int, ask: bool) -> int:
+        """Give ``head`` back and show it; 1: the driver wants an interrupt."""
+
+    def merge(self, queue: RingRegisters, frame: bytes, host_header: bool, mergeable: bool) -> int | None:
+        """Take buffers for a frame of a network, fill them and show them; 1: the driver wants an interrupt.
+
+        None: it is not as simple as that, and nothing was done.
+        """
+
+
 class Memory(Protocol):
     """Guest physical memory as a bus master sees it.  Anything outside RAM raises BadAddress.
 
     For large transfers a ``table`` names one or more pieces of it with 16 bytes each: 8 of the address, 4
     of the length, which is not 0, and 4 that mean nothing here.
     """
+
+    @property
+    def rings(self) -> Rings | None:
+        """What can be done with virtqueues at once, where there is a processor."""
 
     def read(self, address: int, length: int) -> bytes: ...
 

@@ -95,28 +95,30 @@ class Door:
 
     # In
 
-    def enter(self, port: str, payload: bytes) -> None:
-        """Queue an input; it is delivered at once, or when its device has room."""
+    def enter(self, port: str, payload: bytes) -> bool:
+        """Queue an input; it is delivered at once, or when its device has room.  Is there room for more?"""
         if self.replayer is not None:
-            return  # a replay hears nothing but its log
+            return True  # a replay hears nothing but its log
         self._waiting[port].append(payload)
-        self.retry(port)
+        return self.retry(port)
 
     def is_full(self, port: str) -> bool:
         """Should the source be held back?"""
         return bool(self._waiting[port])
 
-    def retry(self, port: str) -> None:
-        """Deliver what waits for ``port``, as much as the device takes."""
-        waiting = self._waiting[port]
+    def retry(self, port: str) -> bool:
+        """Deliver what waits for ``port``, as much as the device takes.  Was it all?"""
+        waiting, deliver = self._waiting[port], self._deliver[port]
         while waiting:
             payload = waiting[0]
-            taken = self._deliver[port](payload)
-            self._record(port, payload, taken)
+            taken = deliver(payload)
+            if self.recorder is not None or self.heard is not None:
+                self._record(port, payload, taken)
             if taken < len(payload):
                 waiting[0] = payload[max(taken, 0) :]
-                return
+                return False
             waiting.popleft()
+        return True
 
     def _record(self, port: str, payload: bytes, taken: int) -> None:
         if self.heard is not None and taken > 0:

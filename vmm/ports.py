@@ -146,11 +146,10 @@ class NetPort:
     def pump(self) -> None:
         """Move frames from the back end to the guest, until one of them has no more."""
         self.agree_on_offloads()
-        while not self._door.is_full(self.port):
-            frame = self.backend.receive()
-            if frame is None:
-                return
-            self._door.enter(self.port, frame)
+        port, door = self.port, self._door
+        more = not door.is_full(port)
+        while more and (frame := self.backend.receive()) is not None:
+            more = door.enter(port, frame)
 
     def posted(self) -> None:
         """The card's word that receiving is worth another try; tried between two blocks."""

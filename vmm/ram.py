@@ -6,7 +6,8 @@ in the mapping, and a *page* is an offset divided by 4096.
 
 Writes from the host (DMA, loaders, restored pages) tell the engine through ``on_write`` which
 addresses changed, because translated code of a changed page must go.  Reads need nothing.  Large
-transfers of bus masters have a way of their own (:mod:`vmm.dma`).
+transfers of bus masters have a way of their own (:mod:`vmm.dma`), and so has the work on virtqueues
+(``rings``, :class:`vmm.device.Rings`); both are compiled where a processor is attached.
 
 The mapping is anonymous, or copy-on-write over a snapshot (:meth:`Ram.map_file`): pages that nobody
 wrote are then the host's page cache, shared by every machine that was resumed from the same file.
@@ -20,6 +21,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from vmm.device import Rings
 from vmm.dma import ROW, CompiledDma, PieceList, Vectors, listed
 from vmm.errors import BadAddress, ConfigError
 
@@ -36,7 +38,7 @@ class Ram:
 
     __slots__ = (
         *("_backed", "_low", "_map", "_view", "_window", "array", "clears", "dma", "host_address"),
-        *("on_write", "size"),
+        *("on_write", "rings", "size"),
     )
 
     def __init__(self, size_mib: int, fd: int = -1, file_offset: int = 0) -> None:
@@ -54,6 +56,7 @@ class Ram:
         """Where the mapping lies in this process."""
         self.on_write: Callable[[int, int], None] | None = None
         self.dma: CompiledDma | None = None
+        self.rings: Rings | None = None
         self.clears = 0
         """How often all of it was cleared: the host gives pages back then, which nothing else records."""
 
@@ -90,7 +93,7 @@ class Ram:
         at = self.offset(address, length)
         return self._map[at : at + length]
 
-    # A virtio buffer costs a dozen of these two, so they ask offset() only above the device hole.
+    # Bus masters live on these two, so they ask offset() only above the device hole.
 
     def view(self, address: int, length: int) -> memoryview:
         at, end = address, address + length

@@ -185,6 +185,8 @@ class RunLoop:
 
     def _hold_if_full(self, descriptor: int) -> None:
         """While its device has no room for what it brought, do not look at a source of input."""
+        if descriptor not in self._sources:
+            return  # it brings no more: that is what it had
         full = self._machine.door.is_full(self._sources[descriptor][0])
         if full:
             self._held.append(descriptor)

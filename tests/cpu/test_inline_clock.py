@@ -13,13 +13,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from vmm.cpu import control, inline_clock, layout
+from vmm.cpu import control, inline_clock, layout, repeat
 
 MAP_32BIT = 0x40
 """mmap(2): below 2 GiB."""
 BLOCK, CODE, HOOK, CHECK = 0x1000, 0x2000, 0x3000, 0x3100
 """In our mapping, behind the control block: a block descriptor, its code, two functions that nobody calls."""
-SCRATCH = 0x800
+SCRATCH, UC = 0x800, 0x3F00
 EDI, ESI, EBX, EDX, ECX = 7, 6, 3, 2, 1
 SIZE = 40
 
@@ -59,13 +59,12 @@ def mapping(request: pytest.FixtureRequest) -> Iterator[tuple[int, mmap.mmap]]:
     made.close()
 
 
-@pytest.mark.parametrize("charge", [1, 127, 128, 500])
-@pytest.mark.parametrize("pc", [0x1000, 0x7FFF_0000, 0x7F12_3456_7000, -0x7F00_0000])
-def test_it_fits(mapping: tuple[int, mmap.mmap], pc: int, charge: int) -> None:
+@pytest.fixture
+def words(mapping: tuple[int, mmap.mmap]) -> tuple[int, mmap.mmap]:
+    """A control block, and a block descriptor whose code will be at CODE."""
     base, memory = mapping
-    uc = base + 0x3F00
     words = {
-        control.UC: uc,
+        control.UC: base + UC,
         control.SCRATCH: base + SCRATCH,
         control.HOOK_ADDRESS: base + HOOK,
         control.FN_CHECK_EXIT: base + CHECK,
@@ -73,10 +72,23 @@ def test_it_fits(mapping: tuple[int, mmap.mmap], pc: int, charge: int) -> None:
     }
     for at, value in words.items():
         struct.pack_into("<Q", memory, at, value)
-    code, call = prologue(base + CODE, uc, base, pc, base + HOOK, base + CHECK)
+    return mapping
+
+
+def write_prologue(base: int, memory: mmap.mmap, pc: int) -> tuple[bytes, int]:
+    """As the engine would; its bytes, and where the call is."""
+    code, call = prologue(base + CODE, base + UC, base, pc, base + HOOK, base + CHECK)
     struct.pack_into("<I", memory, BLOCK + layout.TB_CODE_SIZE, len(code))
     memory[CODE : CODE + len(code)] = code
-    assert inline_clock.patch_block(base, base + BLOCK, pc, SIZE, charge) == inline_clock.PATCHED
+    return code, call
+
+
+@pytest.mark.parametrize("charge", [1, 127, 128, 500])
+@pytest.mark.parametrize("pc", [0x1000, 0x7FFF_0000, 0x7F12_3456_7000, -0x7F00_0000])
+def test_it_fits(words: tuple[int, mmap.mmap], pc: int, charge: int) -> None:
+    base, memory = words
+    code, call = write_prologue(base, memory, pc)
+    assert inline_clock.patch_block(base, base + BLOCK, pc, SIZE, charge, 0) == inline_clock.PATCHED
     patched = memory[CODE : CODE + len(code)]
     assert patched[call:] == code[call:]
     small = charge <= 127
@@ -90,3 +102,25 @@ def test_it_fits(mapping: tuple[int, mmap.mmap], pc: int, charge: int) -> None:
     assert struct.pack("<I", layout.EIP) in rest
     edx = bytes((0x6A, charge, 0x5A)) if small else b""  # push, pop
     assert rest.endswith(edx + b"\x48\x89\xe9\x31\xff")  # mov rcx, rbp; xor edi, edi
+
+
+@pytest.mark.parametrize("pc", [0x1000, 0x7F12_3456_7000, -0x7F00_0000])
+def test_a_repetition_is_told_apart_where_there_is_room(words: tuple[int, mmap.mmap], pc: int) -> None:
+    """Few elements left, or the budget used up: RCX is compared only while there is budget."""
+    base, memory = words
+    code, call = write_prologue(base, memory, pc)
+    kind = repeat.KIND | 3
+    assert inline_clock.patch_block(base, base + BLOCK, pc, SIZE, 1, kind) == inline_clock.PATCHED
+    patched = memory[CODE : CODE + len(code)]
+    assert patched[call:] == code[call:]
+    take = b"\x48\x83\xad" + struct.pack("<iB", control.ENV_TO_BUDGET, 1)
+    look = b"\x7e\x07" + bytes((0x48, 0x83, 0x7D, layout.RCX, repeat.FEW)) + b"\x76"  # jle, cmp, jbe
+    told = patched[:call].rstrip(b"\x90").endswith(bytes((0x6A, kind, 0x5F)))  # push, pop rdi
+    assert told == patched.startswith(take + look)
+    if base >> 32:
+        assert told, "long loads leave room"
+    if told:
+        end = len(take + look) + 1
+        assert end + patched[end - 1] == len(code)
+    else:
+        assert patched.startswith(take + b"\x7f"), "the ordinary patch"

@@ -14,6 +14,8 @@ from vmm.devices.virtio_blk import F_FLUSH, F_RO, REQUEST_MAX, VirtioBlk
 from vmm.devices.virtio_queue import Violation
 from vmm.errors import BackendError, ConfigError
 
+pytestmark = pytest.mark.usefixtures("ways")
+
 IN, OUT, FLUSH, GET_ID = 0, 1, 4, 8
 OK, IOERR, UNSUPP = b"\0", b"\1", b"\2"
 DEVICE = 4

@@ -11,6 +11,8 @@ from vmm.devices.virtio_net import FRAME_MAX, LARGE, TX_DELAY_NS, VirtioNet
 from vmm.devices.virtio_queue import Violation
 from vmm.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("ways")
+
 MAC = bytes.fromhex("52540012ab01")
 RX, TX, CONTROL = 0, 1, 2
 COMMON, DEVICE = 1, 4

@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.devices.virtio_driver import EVENT_IDX, INDIRECT, NEXT, WRITE, Board, DriverQueue
-from vmm.devices.virtio_queue import RingViolation, Violation, VirtQueue, gather, scatter, total
+from vmm.devices.virtio_buffer import Segments, gather, scatter, total
+from vmm.devices.virtio_queue import RingViolation, Violation, VirtQueue
+
+pytestmark = pytest.mark.usefixtures("ways")
 
 BASE = 0x1000
 DATA = 0x20_0000
@@ -43,10 +46,26 @@ class Pair:
         self.driver.offer(0)
         self.driver.publish()
 
+    def taken(self) -> list[tuple[int, Segments, Segments]]:
+        """Every buffer there is: head, what the device reads, what it writes."""
+        found = []
+        buffer = self.queue.take()
+        while buffer is not None:
+            left, head, readable, size, writable, room = buffer
+            assert (size, room) == (total(readable), total(writable))
+            found.append((head, readable, writable))
+            buffer = self.queue.take(left) if left else None
+        return found
+
     def violation(self) -> Violation:
         with pytest.raises(RingViolation) as caught:
-            list(self.queue.chains())
+            self.taken()
         return caught.value.kind
+
+
+def written(count: int) -> Callable[..., int]:
+    """Work that serves nothing and says that it wrote so much."""
+    return lambda *_: count
 
 
 class TestUse:
@@ -54,7 +73,7 @@ class TestUse:
         pair = Pair()
         head = pair.driver.add([b"one", b"four"], [5, 6])
         pair.driver.publish()
-        ((found, readable, writable),) = pair.queue.chains()
+        ((found, readable, writable),) = pair.taken()
         assert found == head
         assert bytes(gather(pair.ram, readable)) == b"onefour"
         assert [length for _, length in writable] == [5, 6]
@@ -63,7 +82,7 @@ class TestUse:
         pair = Pair()
         pair.driver.add([b"one", b"four"], [5], indirect=True)
         pair.driver.publish()
-        ((_, readable, writable),) = pair.queue.chains()
+        ((_, readable, writable),) = pair.taken()
         assert bytes(gather(pair.ram, readable)) == b"onefour"
         assert total(writable) == 5
 
@@ -71,24 +90,41 @@ class TestUse:
         pair = Pair()
         head = pair.driver.add([], [8])
         pair.driver.publish()
-        for found, _, writable in pair.queue.chains():
-            scatter(pair.ram, writable, b"hello")
-            pair.queue.push(found, 5)
-        assert pair.driver.collect() == [], "not before it is published"
-        assert pair.queue.publish()
+        ((_, _, writable),) = pair.taken()
+        scatter(pair.ram, writable, b"hello")
+        assert pair.queue.finish(head, 5)
         assert pair.driver.collect() == [(head, b"hello")]
-        assert not pair.queue.publish(), "nothing new"
+        assert not pair.queue.finish(), "nothing new"
+
+    def test_it_is_not_seen_before_the_pass_ends(self) -> None:
+        pair = Pair()
+        heads = [pair.driver.add([], [8]) for _ in range(2)]
+        pair.driver.publish()
+        seen: list[list[tuple[int, bytes]]] = []
+
+        def work(_readable: Segments, _size: int, writable: Segments, _room: int) -> int:
+            seen.append(pair.driver.collect())
+            scatter(pair.ram, writable, b"hello")
+            return 5
+
+        assert pair.queue.serve(work)
+        assert seen == [[], []]
+        assert pair.driver.collect() == [(head, b"hello") for head in heads]
 
     def test_indices_wrap_at_65536(self) -> None:
         pair = Pair(features=EVENT_IDX, start=65530)
+        served: list[bytes] = []
+
+        def work(readable: Segments, *_: object) -> int:
+            served.append(bytes(gather(pair.ram, readable)))
+            return 0
+
         for number in range(20):
             head = pair.driver.add([bytes([number])], [])
             assert pair.driver.publish(), "the device always asks to be told of the next buffer"
-            ((found, readable, _),) = pair.queue.chains()
-            assert bytes(gather(pair.ram, readable)) == bytes([number])
-            pair.queue.push(found, 0)
-            assert pair.queue.publish()
+            assert pair.queue.serve(work)
             assert pair.driver.collect() == [(head, b"")]
+        assert served == [bytes([number]) for number in range(20)]
         assert pair.queue.state.next_avail == 65530 + 20 - 65536
 
     def test_put_back(self) -> None:
@@ -106,7 +142,7 @@ class TestUse:
         for _ in range(size):
             pair.driver.add([b"x"], [])
         pair.driver.publish()
-        assert len(list(pair.queue.chains())) == size
+        assert len(pair.taken()) == size
 
 
 class TestSuppression:
@@ -115,9 +151,7 @@ class TestSuppression:
     def one(self, pair: Pair) -> bool:
         pair.driver.add([b"x"], [])
         pair.driver.publish()
-        for head, _, _ in pair.queue.chains():
-            pair.queue.push(head, 0)
-        return pair.queue.publish()
+        return pair.queue.serve(written(0))
 
     def test_flag_suppresses_interrupts(self) -> None:
         pair = Pair()
@@ -169,7 +203,7 @@ class TestEnable:
         with pytest.raises(RingViolation) as caught:
             queue.enable()
         assert caught.value.kind == kind
-        assert not queue.usable
+        assert not queue.state.enabled
 
 
 def indirect(pair: Pair, *descriptors: tuple[int, int, int, int], length: int | None = None) -> None:
@@ -246,10 +280,14 @@ class TestHostile:
         pair = Pair()
         pair.offer((pair.driver.driver + 2, 2, WRITE, 0))
         served = 0
-        for head, _, writable in pair.queue.chains():
-            scatter(pair.ram, writable, struct.pack("<H", served + 5))
-            pair.queue.push(head, 2)
+
+        def work(_readable: Segments, _size: int, writable: Segments, _room: int) -> int:
+            nonlocal served
             served += 1
+            scatter(pair.ram, writable, struct.pack("<H", served + 5))
+            return 2
+
+        pair.queue.serve(work)
         assert served == 1
 
 

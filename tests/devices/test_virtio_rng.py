@@ -10,6 +10,8 @@ from tests.devices.virtio_driver import Board, VirtioDriver
 from vmm.devices.virtio_queue import Violation
 from vmm.devices.virtio_rng import VirtioRng
 
+pytestmark = pytest.mark.usefixtures("ways")
+
 
 class Bench:
     def __init__(self, seed: bytes = b"seed") -> None:

@@ -11,10 +11,15 @@ import copy
 import struct
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from vmm.bus import Bus
+from vmm.cpu import compile as native
+from vmm.cpu.control import ControlBlock
+from vmm.cpu.ring import Rings
 from vmm.devices.pci import PciHost
 from vmm.devices.pci_function import PciFunction
-from vmm.ram import Ram
+from vmm.ram import PAGE_SIZE, Ram
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 EVENT_IDX, INDIRECT_DESC, VERSION_1 = 1 << 29, 1 << 28, 1 << 32
@@ -37,6 +42,21 @@ class Wire:
             self.changes.append(level)
 
 
+class RingsWithoutProcessor(Rings):
+    """The compiled work on rings of ``ram``, and which pages it takes for code."""
+
+    def __init__(self, ram: Ram) -> None:
+        self.block = ControlBlock()
+        self.code = np.zeros(ram.size // PAGE_SIZE, np.uint8)
+        self.block["CODE_PAGES"], self.block["CODE_PAGES_COUNT"] = int(self.code.ctypes.data), len(self.code)
+        super().__init__(ram, native.callbacks(), self.block.address)
+        ram.rings = self
+
+
+COMPILED = False
+"""Whether boards have that; fixture ``ways`` sets it."""
+
+
 @dataclass
 class Board:
     """RAM, two buses, the host bridge; messages and the interrupt pin are recorded."""
@@ -46,6 +66,8 @@ class Board:
     messages: list[tuple[int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if COMPILED:
+            RingsWithoutProcessor(self.ram)
         self.io = Bus("io")
         self.mmio = Bus("mmio")
         self.host = PciHost(self.io, self.mmio)

@@ -18,9 +18,10 @@ import pytest
 from tests.devices.virtio_bench import BUFFERS, RINGS, SIZE, bring_up, offer
 from vmm.device import Pieces
 from vmm.devices.virtio_blk import VirtioBlk
+from vmm.devices.virtio_buffer import MANY
 from vmm.devices.virtio_net import VirtioNet
 from vmm.devices.virtio_pci import STATUS_NEEDS_RESET, VirtioPci
-from vmm.devices.virtio_queue import CHAIN_MAX, MANY, Violation
+from vmm.devices.virtio_queue import CHAIN_MAX, Violation
 from vmm.devices.virtio_rng import VirtioRng
 from vmm.dma import PieceList
 from vmm.ram import MIB, Ram

@@ -119,9 +119,9 @@ def parse(spec: str) -> NetBackend:
     raise ConfigError(f"network {spec!r}: expected {SPECS}")
 
 
-def is_frame(length: int, header: int = 0) -> bool:
-    """May a frame have this many bytes, of which ``header`` precede the Ethernet header?"""
-    return FRAME_MIN <= length - header <= FRAME_MAX
+def is_frame(length: int) -> bool:
+    """May a frame have this many bytes?"""
+    return FRAME_MIN <= length <= FRAME_MAX
 
 
 def unix_address(path: str, what: str) -> str:

@@ -1,4 +1,4 @@
-"""Acknowledging and ending an interrupt, compiled: the local APIC's part in every one of them.
+"""Accepting, acknowledging and ending an interrupt, compiled: the local APIC's part in every one of them.
 
 Source: Intel SDM volume 3A, "Interrupt, Task, and Processor Priority", "Interrupt Acceptance for Fixed
 Interrupts" and "Signaling Interrupt Servicing Completion".
@@ -11,7 +11,7 @@ level-triggered interrupt, of which others must hear, are the chip's.
 from __future__ import annotations
 
 from vmm.cpu.control import APIC_ALONE, APIC_IRR, APIC_ISR, APIC_TMR, APIC_TPR, INTR
-from vmm.cpu.native import load8, load32, load64, native, store8, store64
+from vmm.cpu.native import callback, i64, load8, load32, load64, native, store8, store64, void
 from vmm.cpu.ticks import look_at
 
 EOI_ADDRESS = 0xFEE0_00B0
@@ -34,11 +34,16 @@ def _highest(vectors: int) -> int:
 
 
 @native
+def _priority(control: int) -> int:
+    """The processor's priority class (PPR): that of TPR or of what is in service."""
+    return max(_highest(load64(control + APIC_ISR)) >> 4, load64(control + APIC_TPR) >> 4)
+
+
+@native
 def _deliverable(control: int) -> int:
-    """The vector in IRR whose class is above the processor's priority class (PPR), or -1."""
+    """The vector in IRR whose class is above the processor's, or -1."""
     vector = _highest(load64(control + APIC_IRR))
-    priority = max(_highest(load64(control + APIC_ISR)) >> 4, load64(control + APIC_TPR) >> 4)
-    return vector if vector >> 4 > priority else -1
+    return vector if vector >> 4 > _priority(control) else -1
 
 
 @native
@@ -48,14 +53,31 @@ def _flip(vectors: int, vector: int) -> None:
 
 
 @native
-def _drive(control: int) -> None:
-    """The line to the processor, from the registers; a rise is seen before the next block."""
-    wanted = _deliverable(control) >= 0
-    if not wanted:
-        store64(control + INTR, 0)
-    elif load64(control + INTR) == 0:
+def _raise_line(control: int) -> None:
+    """To the processor, which sees a rise before the next block."""
+    if load64(control + INTR) == 0:
         store64(control + INTR, 1)
         look_at(control, 0)
+
+
+@native
+def _drive(control: int) -> None:
+    """The line, from the registers alone."""
+    if _deliverable(control) >= 0:
+        _raise_line(control)
+    else:
+        store64(control + INTR, 0)
+
+
+@callback(void(i64, i64, i64))
+def accept(control: int, vector: int, level: int) -> None:
+    """A fixed interrupt comes: into IRR, and TMR says whether it wants an EOI."""
+    at, bit = vector >> 3, 1 << (vector & 7)
+    irr, tmr = load64(control + APIC_IRR) + at, load64(control + APIC_TMR) + at
+    store8(irr, load8(irr) | bit)
+    store8(tmr, load8(tmr) | bit if level != 0 else load8(tmr) & ~bit)
+    if vector >> 4 > _priority(control):
+        _raise_line(control)
 
 
 @native

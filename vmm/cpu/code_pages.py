@@ -8,12 +8,13 @@ executes (every kernel that fills a page through its linear map) would go on exe
 It also scans the whole TLB for every block that it translates, and sends every store to an
 executable page down the slow path for ever.
 
-These functions replace six of the engine's (:mod:`vmm.cpu.detour`) by what QEMU does, with one byte
+These functions replace five of the engine's (:mod:`vmm.cpu.detour`) by what QEMU does, with one byte
 a page that says "code was translated from here":
 
 * the first block of a page sets the byte and marks every TLB entry of that *physical* page;
 * when the last one goes the byte is cleared;
-* an entry of a page without code is ordinary from the moment it is filled, executable or not.
+* an entry of a page without code is ordinary from the moment it is filled, executable or not
+  (:mod:`vmm.cpu.tlb_fill`).
 
 Offsets are into the RAM mapping (:mod:`vmm.ram`), which is what the engine calls a RAM address.
 """
@@ -25,10 +26,9 @@ from vmm.cpu.control import (
     CODE_PAGES,
     CODE_PAGES_COUNT,
     FN_INVALIDATE,
-    FN_TLB_FILL,
     SCRATCH_CONTROL,
 )
-from vmm.cpu.native import call5, call7, callback, i64, load8, load64, native, store8, store64, void
+from vmm.cpu.native import call5, callback, i64, load8, load64, native, store8, store64, void
 
 _MODES = layout.CPU_TLB_MODES
 _DESCRIPTORS, _DESCRIPTOR_SIZE = layout.CPU_TLB_DESCRIPTORS, layout.TLB_DESCRIPTOR_SIZE
@@ -92,7 +92,8 @@ def _control_of_cpu(cpu: int) -> int:
 
 
 @native
-def _has_code(control: int, page: int) -> bool:
+def has_code(control: int, page: int) -> bool:
+    """Was code translated from this page?  Yes for what is not RAM."""
     index = page >> 12
     return index >= load64(control + CODE_PAGES_COUNT) or load8(load64(control + CODE_PAGES) + index) != 0
 
@@ -131,26 +132,6 @@ def set_dirty(cpu: int, address: int) -> None:
     return
 
 
-@callback(i64(i64, i64, i64, i64, i64, i64, i64))
-def fill(cpu: int, address: int, size: int, access: int, mode: int, probe: int, back: int) -> int:
-    """CPUClass.tlb_fill: translate, then leave NOTDIRTY only on pages with code.
-
-    Faults leave the engine's function by longjmp, as they always did.
-    """
-    control = _control_of_cpu(cpu)
-    filled = call7(load64(control + FN_TLB_FILL), cpu, address, size, access, mode, probe, back)
-    if filled & 0xFF:
-        mode &= 0xFF
-        index = (address >> 12) & (_entries(cpu, mode) - 1)
-        entry = load64(cpu + _FAST + 16 * mode + 8) + _ENTRY_SIZE * index
-        write = load64(entry + _ADDR_WRITE)
-        if write & (_NOT_RAM | _NOTDIRTY) == _NOTDIRTY:
-            io = load64(cpu + _DESCRIPTORS + _DESCRIPTOR_SIZE * mode + _IO) + _IO_SIZE * index
-            if not _has_code(control, (write & _PAGE) + load64(io)):
-                store64(entry + _ADDR_WRITE, write & ~_NOTDIRTY)
-    return filled
-
-
 @callback(void(i64, i64, i64, i64, i64))
 def written_page(uc: int, pages: int, address: int, size: int, back: int) -> None:
     """tb_invalidate_phys_page_fast: a store to a NOTDIRTY page.
@@ -162,5 +143,5 @@ def written_page(uc: int, pages: int, address: int, size: int, back: int) -> Non
     control = _control_of_cpu(cpu)
     page = address & _PAGE
     call5(load64(control + FN_INVALIDATE), uc, pages, address, size & 0xFFFFFFFF, back)
-    if not _has_code(control, page):
+    if not has_code(control, page):
         _unmark(cpu, page)

@@ -25,7 +25,20 @@ import llvmlite.binding as llvm
 
 from vmm.errors import EngineError
 
-_CODE = ("hooks", "instructions", "msr", "syscall", "code_pages", "regions", "dma_kernel")
+_CODE = (
+    "hooks",
+    "instructions",
+    "msr",
+    "syscall",
+    "code_pages",
+    "tlb_fill",
+    "tlb_flush",
+    "block_table",
+    "regions",
+    "dma_kernel",
+    "ring_kernel",
+    "apic_kernel",
+)
 _SOURCES = (
     *_CODE,
     "native",
@@ -34,11 +47,12 @@ _SOURCES = (
     "constants",
     "msr_table",
     "ticks",
-    "apic_kernel",
     "inline_clock",
     "exact",
     "stuck",
     "icebp",
+    "repeat",
+    "ring_block",
     "compile",
 )
 _PREFIX = "colo_"

@@ -4,3 +4,11 @@ CPUID_ANY_SUBLEAF = -1
 CPUID_ROW_WORDS = 6
 PHYSICAL_BITS = 40
 """MAXPHYADDR: 1 TiB."""
+
+BLOCK_ROW_BITS = 13
+BLOCK_ROWS, BLOCK_ROW_SIZE = 1 << BLOCK_ROW_BITS, 32
+"""The table of blocks (vmm.cpu.block_table)."""
+
+TLB_NOTES_MAX = 510
+TLB_NOTES_SIZE = 8 * (2 + TLB_NOTES_MAX)
+"""What is noted of one TLB (vmm.cpu.tlb_flush)."""

@@ -90,20 +90,32 @@ from vmm.cpu import layout
     FN_UPDATE_CR3,
     FN_UPDATE_CR4,
     FN_TB_LOOKUP,
+    FN_CODE_PAGE,
     FN_CHECK_EXIT,
     FN_EMU_STOP,
     FN_EPOLL_WAIT,
     FN_INVALIDATE,
     FN_TLB_FILL,
+    FN_TLB_FLUSH,
     FN_LOAD_CODE,
     FN_INVALIDATE_RANGE,
     # the first piece of RAM (vmm.cpu.regions)
     FN_FIND_REGION,
     LOW_REGION,  # the engine's descriptor
     LOW_END,  # address after its end
+    LOW_HOST,  # where it lies in this process
+    TLB_NOTES,  # address of the places that were filled (vmm.cpu.tlb_flush)
     # translated code (vmm.cpu.code_pages)
     CODE_PAGES,  # address of one byte a page of RAM
     CODE_PAGES_COUNT,
+    # finding blocks (vmm.cpu.block_table)
+    FN_FIND_CODE,  # find_code's own address
+    FN_MEMSET,
+    FN_MEMMOVE,
+    BLOCK_TABLE,  # address of its rows
+    FLUSHES,  # address of the engine's count of flushes, and what it was when the table was cleared
+    FLUSHES_SEEN,
+    EPILOGUE,  # code that returns to the engine's main loop
     # Python callbacks, each (int64, int64, int64) -> int64
     PY_PORT_IN,
     PY_PORT_OUT,
@@ -133,7 +145,8 @@ from vmm.cpu import layout
     N_CPUID,
     N_MSR,
     N_GENERAL_PROTECTION,
-) = range(0, 8 * 95, 8)
+    N_REPEATED,  # elements of string instructions that were done many at once
+) = range(0, 8 * 107, 8)
 """Byte offsets of the words."""
 
 _OFFSET = {name: value for name, value in dict(globals()).items() if name.isupper() and type(value) is int}

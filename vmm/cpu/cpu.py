@@ -32,6 +32,7 @@ from vmm.cpu.entry_state import state_of
 from vmm.cpu.local_apic import LocalApic
 from vmm.cpu.parts import Parts
 from vmm.cpu.registers import CpuState
+from vmm.cpu.ring import Rings
 from vmm.errors import EngineError
 from vmm.ram import HIGH_BASE, PAGE_SIZE, Ram
 
@@ -115,6 +116,7 @@ class Cpu:
     def __init__(self, ram: Ram, costs: Costs = DEFAULT_COSTS, *, patching: bool = True) -> None:
         self._engine = Engine(ram, costs, patching=patching and verdict().patching)
         self.library = self._engine.library
+        self._start = self.library.uc_emu_start
         self._ram = ram
         self._invalidate = self.library.tb_invalidate_phys_range_x86_64
         self._code_pages = self._engine.code_pages.data
@@ -127,13 +129,14 @@ class Cpu:
         self.clock = CpuClock(self.block, NEVER_NS)
         self.clock.rearmed()
         self.interrupt_line = _InterruptLine(self.block)
-        self.local_apic = LocalApic(self.block)
+        self.local_apic = LocalApic(self.block, self._engine.callbacks)
         self.parts = Parts(self._engine, self._rip)
         self._answers = Answers(self.block, self.request_stop)
         self._acknowledge: Callable[[], int] = lambda: -1
         self.halted = False
         ram.on_write = self.invalidate
         ram.dma = Dma(ram, self._engine.callbacks, self.block.address)
+        ram.rings = Rings(ram, self._engine.callbacks, self.block.address)
 
     def attach(self, board: Questions) -> None:
         """Connect the board; once, before the first run."""
@@ -170,7 +173,7 @@ class Cpu:
 
     def close(self) -> None:
         """Give the engine's memory back; nothing else may be called afterwards."""
-        self._ram.on_write = self._ram.dma = None
+        self._ram.on_write = self._ram.dma = self._ram.rings = None
         detour.running.leave(self.block.address)
         self._engine.close()
 
@@ -187,7 +190,7 @@ class Cpu:
             self.parts.resume()
         outer = self._answers.keep_lost()
         try:
-            error = self.library.uc_emu_start(self._engine.uc, self._rip.value, 0, 0, 0)
+            error = self._start(self._engine.uc, self._rip.value, 0, 0, 0)
         finally:
             if outer is not None:
                 sys.unraisablehook = outer

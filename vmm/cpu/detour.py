@@ -58,8 +58,10 @@ FUNCTIONS: dict[str, str] = {
     "tlb_unprotect_code": "unprotect_code",
     "tlb_reset_dirty_by_vaddr": "reset_dirty_by_address",
     "tlb_set_dirty": "set_dirty",
+    "tlb_flush_by_mmuidx": "flush_tlbs",
+    "helper_lookup_tb_ptr": "lookup_block",
 }
-"""Functions of the engine that are replaced whole (vmm.cpu.code_pages)."""
+"""Functions of the engine that are replaced whole (vmm.cpu.code_pages, tlb_flush, block_table)."""
 
 WRAPPED = "tb_invalidate_phys_page_fast"
 WRAPPER = "written_page"

@@ -19,15 +19,20 @@ _LIST = ctypes.PYFUNCTYPE(_WORD, _POINTER, _WORD, _WORD, *[_WORD] * 4)
 _HAS_CODE = ctypes.PYFUNCTYPE(_WORD, *[_WORD] * 4)
 
 
+def ends(ram: Ram) -> tuple[int, int, int]:
+    """Where its low part ends, and its high part begins and ends."""
+    low, *high = ram.regions
+    return low[2], HIGH_BASE, HIGH_BASE + (high[0][2] if high else 0)
+
+
 class Dma:
     """For ``ram``, and the code pages of the control block at ``control``."""
 
     __slots__ = ("_control", "_ends", "_has_code", "_host", "_list")
 
     def __init__(self, ram: Ram, callbacks: dict[str, int], control: int) -> None:
-        low, *high = ram.regions
         self._host = ram.host_address
-        self._ends = low[2], HIGH_BASE, HIGH_BASE + (high[0][2] if high else 0)
+        self._ends = ends(ram)
         self._control = control
         self._list: Any = _LIST(callbacks["list_pieces"])
         self._has_code: Any = _HAS_CODE(callbacks["has_code"])

@@ -11,6 +11,7 @@ import numpy as np
 
 from vmm.cpu import compile as native
 from vmm.cpu import cpuid, detour, layout, library, msr_table
+from vmm.cpu.constants import BLOCK_ROW_SIZE, BLOCK_ROWS, TLB_NOTES_SIZE
 from vmm.cpu.control import ControlBlock
 from vmm.errors import EngineError
 from vmm.ram import HIGH_BASE, PAGE_SIZE, Ram
@@ -35,6 +36,8 @@ _FUNCTIONS = {
     "FN_UPDATE_CR3": "cpu_x86_update_cr3_x86_64",
     "FN_UPDATE_CR4": "cpu_x86_update_cr4_x86_64",
     "FN_TB_LOOKUP": "tb_htable_lookup_x86_64",
+    "FN_TLB_FLUSH": "tlb_flush_by_mmuidx_all_cpus_x86_64",
+    "FN_CODE_PAGE": "get_page_addr_code_x86_64",
     "FN_CHECK_EXIT": "helper_check_exit_request_x86_64",
     "FN_EMU_STOP": "uc_emu_stop",
     "FN_LOAD_CODE": "cpu_ldub_code_x86_64",
@@ -90,6 +93,7 @@ class Engine:
         self._map_ram(ram)
         self._shortcut_low_ram(ram)
         self._take_over_tlb_fill()
+        self._give_block_table()
         for kind, name in (
             (library.UC_HOOK_BLOCK, "on_block"),
             (library.UC_HOOK_INTR, "on_exception"),
@@ -129,12 +133,17 @@ class Engine:
         for word, symbol in _FUNCTIONS.items():
             block[word] = self.library.address(symbol)
         block["FN_EPOLL_WAIT"] = ctypes.cast(ctypes.CDLL(None).epoll_wait, ctypes.c_void_p).value or 0
+        libc = ctypes.CDLL(None)
+        for word, function in (("FN_MEMSET", libc.memset), ("FN_MEMMOVE", libc.memmove)):
+            block[word] = ctypes.cast(function, ctypes.c_void_p).value or 0
         events = ctypes.create_string_buffer(POLL_EVENT_SIZE)
         block["POLL_EVENTS"] = ctypes.addressof(events)
         identification, model_registers = cpuid.table(), msr_table.table()
         block["CPUID_ROWS"], block["CPUID_COUNT"] = identification.ctypes.data, len(identification)
         block["MSR_ROWS"], block["MSR_COUNT"] = model_registers.ctypes.data, len(model_registers)
-        self._keep += [events, identification, model_registers]
+        notes = np.zeros(layout.CPU_TLB_MODES * TLB_NOTES_SIZE, np.uint8)
+        block["TLB_NOTES"] = notes.ctypes.data
+        self._keep += [events, identification, model_registers, notes]
         block.attach(self.cpu)
 
     def _map_ram(self, ram: Ram) -> None:
@@ -154,7 +163,7 @@ class Engine:
         if not region:
             raise EngineError(f"the engine does not find the RAM it was given; {library.supported()}")
         self.block["FN_FIND_REGION"], self.block["LOW_REGION"] = pointer.value, region
-        self.block["LOW_END"] = ram.regions[0][2]
+        self.block["LOW_END"], self.block["LOW_HOST"] = ram.regions[0][2], ram.host_address
         pointer.value = self.callbacks["find_region"]
 
     def _take_over_tlb_fill(self) -> None:
@@ -165,6 +174,22 @@ class Engine:
             raise EngineError(f"CPUClass.tlb_fill is not where it was; {library.supported()}")
         self.block["FN_TLB_FILL"] = pointer.value
         pointer.value = self.callbacks["fill"]
+
+    def _give_block_table(self) -> None:
+        """Rows for :mod:`vmm.cpu.block_table`, and where the engine counts its flushes."""
+        translator = ctypes.c_uint64.from_address(self.uc + layout.UC_TCG_CONTEXT).value
+        flushes = ctypes.c_uint32.from_address(translator + layout.TCG_FLUSHES)
+        if flushes.value != 1:  # that of _open
+            raise EngineError(f"the engine does not count flushes where it did; {library.supported()}")
+        epilogue = ctypes.c_uint64.from_address(translator + layout.TCG_EPILOGUE).value
+        begins = ctypes.string_at(epilogue, len(layout.EPILOGUE_BEGINS))
+        if begins != layout.EPILOGUE_BEGINS:
+            raise EngineError(f"the epilogue begins with {begins.hex()}; {library.supported()}")
+        table = np.zeros(BLOCK_ROWS * BLOCK_ROW_SIZE, np.uint8)
+        self._keep.append(table)
+        self.block["BLOCK_TABLE"], self.block["EPILOGUE"] = table.ctypes.data, epilogue
+        self.block["FN_FIND_CODE"] = self.callbacks["find_code"]
+        self.block["FLUSHES"], self.block["FLUSHES_SEEN"] = ctypes.addressof(flushes), flushes.value
 
     def map_holes(self, ram: Ram) -> None:
         """Everything that is not RAM goes to the MMIO callbacks."""

@@ -75,6 +75,7 @@ from vmm.cpu.native import (
     u32,
     void,
 )
+from vmm.cpu.repeat import KINDS_MAX, kind_of, repeat
 from vmm.cpu.stuck import apply_stuck
 from vmm.cpu.ticks import charge_ns, count, look_at, now
 
@@ -156,23 +157,30 @@ def _exactly(control: int, at: int, block: int, counted: bool, size: int) -> int
 
 
 @native
-def _begin_patched(control: int, budget: int, charge: int) -> None:
-    """A patched prologue found the budget used up, and has charged its block."""
+def _begin_patched(control: int, budget: int, charge: int) -> bool:
+    """A patched prologue found the budget used up, and has charged its block.  Does it run?"""
     store64(budget, load64(budget) + charge)
     if load64(control + EXACT) != 0:
         size = charge // load64(control + COST_INSTRUCTION)
-        if _exactly(control, linear_pc(control), i64(0), False, size) == RUN:
-            store64(budget, load64(budget) - charge)
-    elif load64(budget) > 0 or not _look(control):
+        runs = _exactly(control, linear_pc(control), i64(0), False, size) == RUN
+    else:
+        runs = load64(budget) > 0 or not _look(control)
+    if runs:
         store64(budget, load64(budget) - charge)
+    return runs
 
 
 @callback(void(i64, i64, u32, i64))
 def on_block(uc: int, address: int, size: int, control: int) -> None:
-    """UC_HOOK_BLOCK.  ``uc`` 0: a patched prologue, already charged ``size``, has env for ``control``."""
-    if uc == 0:
+    """UC_HOOK_BLOCK.
+
+    ``uc`` is 0 or a kind of repetition (:mod:`vmm.cpu.repeat`) where a patched prologue calls; it has
+    already charged ``size``, and has env for ``control``.
+    """
+    if 0 <= uc <= KINDS_MAX:
         control = load64(control + ENV_TO_CONTROL)
-        _begin_patched(control, load64(control + BUDGET), i64(size))
+        if _begin_patched(control, load64(control + BUDGET), i64(size)) and uc != 0:
+            repeat(control, uc, i64(size))
         return
     budget = load64(control + BUDGET)
     count(control, N_BLOCKS_SEEN)
@@ -192,7 +200,7 @@ def on_block(uc: int, address: int, size: int, control: int) -> None:
     charge = block_instructions(block) * load64(control + COST_INSTRUCTION)
     store64(budget, load64(budget) - charge)
     if load64(control + PATCHING) != 0 and not counted and not is_watched(control, block):
-        done = patch_block(control, block, address, i64(size), charge)
+        done = patch_block(control, block, address, i64(size), charge, kind_of(control, block, address))
         count(control, N_PATCHED if done == PATCHED else N_UNPATCHED)
 
 

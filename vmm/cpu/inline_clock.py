@@ -18,6 +18,9 @@ to R as if nothing had happened, and the slow path is the old path told apart by
 ("already charged").  A block whose prologue is not understood stays as it is and is charged by the
 hook: same clock, slower.
 
+A block that repeats a string instruction (:mod:`vmm.cpu.repeat`) has its count looked at as well: it goes
+on at END with few elements left only, and else calls the hook with the kind of repetition in edi.
+
 Room is scarce.  An argument below 4 GiB is loaded by five bytes instead of ten, and the heap of a Python
 that is not position-independent, as Debian's and Ubuntu's are, is there: the patch has to fit even then.
 
@@ -40,6 +43,7 @@ from vmm.cpu.control import (
     UC,
 )
 from vmm.cpu.native import call5, load8, load16, load32, load64, native, store8, store16, store32, store64
+from vmm.cpu.repeat import FEW
 
 _CS_BASE = layout.CS + layout.SEGMENT_BASE
 _EIP = layout.EIP
@@ -51,7 +55,7 @@ LOADS_MAX = 12
 
 _BUDGET_DISPLACEMENT = ENV_TO_BUDGET & 0xFFFFFFFF
 _TB_PC, _TB_SIZE, _TB_ICOUNT = layout.TB_PC, layout.TB_SIZE, layout.TB_ICOUNT
-_TB_CS_BASE, _TB_CODE, _TB_CODE_SIZE = layout.TB_PC + 8, layout.TB_CODE, layout.TB_CODE_SIZE
+_TB_CS_BASE, _TB_CODE, _TB_CODE_SIZE = layout.TB_CS_BASE, layout.TB_CODE, layout.TB_CODE_SIZE
 _HFLAGS, _EFLAGS = layout.HFLAGS, layout.EFLAGS
 _TB_FLAGS, _TB_CFLAGS = layout.TB_FLAGS_FROM_EFLAGS, layout.TB_CFLAGS_DEFAULT
 _JMP_CACHE = layout.CPU_TB_JMP_CACHE
@@ -65,10 +69,10 @@ def _signed32(value: int) -> int:
 
 
 @native
-def _slot(control: int, pc: int) -> int:
+def jump_cache_slot(cpu: int, pc: int) -> int:
     """Where the jump cache would hold the block at ``pc``."""
     folded = pc ^ (pc >> 6)
-    return load64(control + CPU) + _JMP_CACHE + 8 * (((folded >> 6) & 0xFC0) | (folded & 0x3F))
+    return cpu + _JMP_CACHE + 8 * (((folded >> 6) & 0xFC0) | (folded & 0x3F))
 
 
 @native
@@ -87,7 +91,7 @@ def find_block(control: int, pc: int, size: int) -> int:
     The jump cache holds it unless the block was entered for the first time; then the engine's own
     lookup does.
     """
-    block = load64(_slot(control, pc))
+    block = load64(jump_cache_slot(load64(control + CPU), pc))
     if block != 0 and load64(block + _TB_PC) == pc and load16(block + _TB_SIZE) == size:
         return block
     block = default_block(control, pc)
@@ -97,7 +101,7 @@ def find_block(control: int, pc: int, size: int) -> int:
 @native
 def forget_block(control: int, pc: int) -> None:
     """The block at ``pc`` has an extraordinary length: it must not be found in place of the ordinary one."""
-    store64(_slot(control, pc), 0)
+    store64(jump_cache_slot(load64(control + CPU), pc), 0)
 
 
 @native
@@ -189,8 +193,11 @@ def _decode(at: int, registers: int, target: int) -> int:
 
 
 @native
-def patch_block(control: int, block: int, pc: int, size: int, charge: int) -> int:
-    """Rewrite the prologue of ``block``; PATCHED or the reason why it was left alone."""
+def patch_block(control: int, block: int, pc: int, size: int, charge: int, kind: int) -> int:
+    """Rewrite the prologue of ``block``; PATCHED or the reason why it was left alone.
+
+    ``kind`` says what it repeats (:mod:`vmm.cpu.repeat`), or is 0.
+    """
     if block == 0:
         return NO_BLOCK
     start = load64(block + _TB_CODE)
@@ -212,11 +219,13 @@ def patch_block(control: int, block: int, pc: int, size: int, charge: int) -> in
     end = _decode(resume, registers, load64(control + FN_CHECK_EXIT))
     if end == 0 or load64(registers + 8 * 7) != uc or load64(registers + 8 * 6) != 0:
         return NO_STOP_CHECK
-    if start + _patch_length(eip, charge) > call or end - start > PROLOGUE_MAX:
+    if kind != 0 and start + _patch_length(eip, charge, kind) > call:
+        kind = 0  # then it goes on element by element
+    if start + _patch_length(eip, charge, kind) > call or end - start > PROLOGUE_MAX:
         return NO_ROOM
     if end > start + load64(block + _TB_CODE_SIZE):
         return NO_ROOM
-    _write_patch(start, call, end, eip, charge)
+    _write_patch(start, call, end, eip, charge, kind)
     return PATCHED
 
 
@@ -226,10 +235,10 @@ def _fits_imm32(value: int) -> bool:
 
 
 @native
-def _patch_length(eip: int, charge: int) -> int:
+def _patch_length(eip: int, charge: int, kind: int) -> int:
     take_charge = 8 + 3 if charge <= 127 else 5 + 7
     store_eip = 11 if _fits_imm32(eip) else 17
-    return take_charge + 2 + store_eip + 3 + 2
+    return take_charge + 2 + store_eip + 3 + (2 if kind == 0 else 7 + 3)
 
 
 @native
@@ -266,19 +275,37 @@ def _write_store(at: int, eip: int) -> int:
 
 
 @native
-def _write_patch(start: int, call: int, end: int, eip: int, charge: int) -> None:
-    at = _write_charge(start, charge)
-    store8(at, 0x7F)  # jg end
+def _write_way_past(at: int, end: int, kind: int) -> int:
+    """Jump to ``end`` where nothing is to be done; the address after it."""
+    if kind != 0:  # jle over the next two; cmp qword [rbp + rcx], FEW; jbe end
+        store16(at, 0x077E)
+        store32(at + 2, 0x007D8348 | layout.RCX << 24)
+        store8(at + 6, FEW)
+        at += 7
+    store8(at, 0x7F if kind == 0 else 0x76)  # jg end, or jbe end
     store8(at + 1, end - at - 2)
-    at = _write_store(at + 2, eip)
+    return at + 2
+
+
+@native
+def _write_patch(start: int, call: int, end: int, eip: int, charge: int, kind: int) -> None:
+    at = _write_charge(start, charge)
+    at = _write_way_past(at, end, kind)
+    at = _write_store(at, eip)
     if charge <= 127:  # push charge; pop rdx: two bytes less than mov edx, charge, which large ones had above
         store16(at, charge << 8 | 0x6A)
         store8(at + 2, 0x5A)
         at += 3
     store8(at, 0x48)  # mov rcx, rbp
     store16(at + 1, 0xE989)
-    store16(at + 3, 0xFF31)  # xor edi, edi
-    at += 5
+    at += 3
+    if kind == 0:
+        store16(at, 0xFF31)  # xor edi, edi
+        at += 2
+    else:
+        store16(at, kind << 8 | 0x6A)  # push kind; pop rdi
+        store8(at + 2, 0x5F)
+        at += 3
     while at < call:
         store8(at, 0x90)
         at += 1

@@ -18,6 +18,15 @@ UC_MEMORY_MAPPING = 288
 UC_CPU = 440
 UC_NO_EXIT_REQUEST = 2034
 UC_INIT_DONE = 2035
+UC_TCG_CONTEXT = 0x300
+
+# TCGContext
+TCG_EPILOGUE = 0x98
+"""Pointer to the code that returns 0 to the engine's main loop."""
+EPILOGUE_BEGINS = b"\x33\xc0"
+"""xor eax, eax"""
+TCG_FLUSHES = 0x98D0
+"""How often all translated code was dropped."""
 
 # CPUState, which precedes env by ENV_FROM_CPU
 ENV_FROM_CPU = 0x8A50
@@ -28,7 +37,7 @@ CPU_SCRATCH = 64
 """``jmp_env``: 200 bytes that this engine does not use; ours (see vmm.cpu.control)."""
 CPU_SCRATCH_SIZE = 200
 CPU_ENV_PTR = 296
-CPU_TB_JMP_CACHE = 312
+CPU_TB_JMP_CACHE, TB_JMP_CACHE_SIZE = 312, 0x8000
 CPU_HALTED = 33176
 CPU_EXCEPTION_INDEX = 33184
 CPU_CLASS = 33200
@@ -39,16 +48,17 @@ CPU_TLB_DIRTY = 33216
 CPU_TLB_MODES = 3
 CPU_TLB_DESCRIPTORS = 33248
 TLB_DESCRIPTOR_SIZE = 696
-TLB_WINDOW_BEGIN, TLB_WINDOW_MAX, TLB_USED = 16, 24, 32
+TLB_LARGE_ADDRESS, TLB_LARGE_MASK = 0, 8
+TLB_WINDOW_BEGIN, TLB_WINDOW_MAX, TLB_USED, TLB_VICTIM_INDEX = 16, 24, 32, 40
 TLB_VICTIMS, TLB_VICTIM_IO, TLB_IO = 48, 560, 688
 CPU_TLB_FAST = 35344
 """Per mode: (entries - 1) << TLB_ENTRY_BITS, and the table's address."""
 TLB_ENTRY_BITS = 6
 TLB_ENTRY_SIZE, TLB_IO_SIZE, TLB_VICTIM_COUNT = 64, 16, 8
-TLB_ADDR_WRITE = 8
+TLB_ADDR_READ, TLB_ADDR_WRITE, TLB_ADDR_CODE, TLB_PHYSICAL, TLB_ADDEND = 0, 8, 16, 24, 32
 
 # TranslationBlock
-TB_PC = 0
+TB_PC, TB_CS_BASE, TB_FLAGS = 0, 8, 16
 TB_SIZE = 20
 TB_ICOUNT = 22
 TB_CFLAGS = 24
@@ -56,12 +66,16 @@ TB_COUNT_MASK = 0x7FFF
 """cflags: longest block to make; 1 for one that steps over a store to its own code."""
 TB_CODE = 32
 TB_CODE_SIZE = 40
+TB_PAGE, TB_SECOND_PAGE = 72, 80
+"""RAM addresses of the pages that it was translated from; -1: no second one."""
 
 # CPUX86State
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = (8 * n for n in range(8))
 R11 = 88
 EIP = 128
 EFLAGS = 136
+DF = 172
+"""The direction flag as a step, 1 or -1: 32 bits."""
 HFLAGS = 176
 HFLAGS2 = 180
 SEGMENTS = 184
@@ -98,8 +112,10 @@ HF_CPL = 3
 HF_INHIBIT_IRQ = 1 << 3
 HF_CS32, HF_SS32, HF_ADDSEG = 1 << 4, 1 << 5, 1 << 6
 HF_LMA, HF_CS64 = 1 << 14, 1 << 15
-HF2_NMI_MASKED = 1 << 2
+HF_SMM, HF_SMAP = 1 << 19, 1 << 23
+HF2_NMI_MASKED, HF2_NPT = 1 << 2, 1 << 6
 
+EFLAGS_AC = 1 << 18
 TB_FLAGS_FROM_EFLAGS = 0x73100
 """IOPL, TF, RF, VM, AC: the eflags bits that are part of a translation block's key."""
 TB_CFLAGS_DEFAULT = 0xFF000000

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 from vmm.cpu.control import ControlBlock
+
+# It takes less than it can take to get the interpreter's lock back.
+_ACCEPT = ctypes.PYFUNCTYPE(None, *[ctypes.c_int64] * 3)
 
 
 class LocalApic:
     """The processor's side of :class:`vmm.devices.lapic.Lapic`."""
 
-    __slots__ = ("_ask", "_block", "_filtered", "_shared")
+    __slots__ = ("_accept", "_ask", "_block", "_filtered", "_shared")
 
-    def __init__(self, block: ControlBlock) -> None:
+    def __init__(self, block: ControlBlock, callbacks: dict[str, int]) -> None:
         self._block = block
+        self._accept: Any = _ACCEPT(callbacks["accept"])
         self._shared: tuple[object, ...] = ()
         self._ask = True
         self._filtered = False
@@ -29,6 +34,10 @@ class LocalApic:
         """The task priority; and whether the chip has to be asked for every vector."""
         self._block["APIC_TPR"], self._ask = tpr, ask
         self._decide()
+
+    def accept(self, vector: int, level: bool) -> None:
+        """A fixed interrupt comes; ``level``: it wants an EOI."""
+        self._accept(self._block.address, vector, level)
 
     def filter(self, filtered: bool) -> None:
         """Somebody wants to see every vector first."""

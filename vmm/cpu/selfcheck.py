@@ -12,6 +12,8 @@ of model-specific registers have no public name once RDMSR and WRMSR are ours;
 *Behaviour*: a program of a few blocks runs with plain and with patched prologues, in slices.  Its
 registers, port accesses and clock are known beforehand.  If the plain run is wrong the engine is
 refused; if only the patched one is, the machine can do without patching, which the verdict says.
+
+*Address translation*: :mod:`vmm.cpu.selfcheck_tlb`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmm.clock import NEVER_NS
-from vmm.cpu import cpuid, layout, library, registers
+from vmm.cpu import cpuid, layout, library, registers, selfcheck_tlb
 from vmm.cpu.registers import CpuState, SegmentState
 from vmm.errors import EngineError
 
@@ -46,7 +48,7 @@ class Verdict:
 def verify(engine: Engine) -> Verdict:
     """Check ``engine``, one made for this purpose over at least 1 MiB of RAM; it is spent afterwards.
 
-    Takes a millisecond.  The caller keeps the RAM alive and closes the engine.
+    Takes some milliseconds.  The caller keeps the RAM alive and closes the engine.
 
     Raises EngineError when the engine is not what the tables say.
     """
@@ -64,6 +66,8 @@ def verify(engine: Engine) -> Verdict:
     elif seen != done or not done:
         reason = f"only {done} of {seen} prologues were understood"
     _check_fields(engine)
+    if different := selfcheck_tlb.check(engine):
+        raise _refusal(engine, different)
     build_id = engine.library.build_id
     return Verdict(layout.BUILD_IDS.get(build_id, "unknown"), build_id, not reason, reason)
 
@@ -351,5 +355,9 @@ def _load(engine: Engine) -> None:
     bound.cpu_x86_update_cr0_x86_64(engine.env, _CR0_ET)
     bound.cpu_x86_update_cr4_x86_64(engine.env, 0)
     bound.x86_update_hflags_x86_64(engine.env)
+    flushes = ctypes.c_uint32.from_address(engine.block["FLUSHES"])
+    before = flushes.value
     bound.ctl(engine.uc, library.UC_CTL_TB_FLUSH)
+    if flushes.value != before + 1:
+        raise _refusal(engine, f"a flush of all blocks was counted as {flushes.value - before}")
     bound.tlb_flush_x86_64(engine.cpu)

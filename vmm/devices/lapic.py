@@ -10,8 +10,8 @@ What decides whether ``output`` is high:
     IOAPIC, MSI, self IPI, timer, LINTn (fixed) ── IRR ── priority > PPR ── output ── CPU
                                                     └─ acknowledge() ─▶ ISR ─▶ EOI
 
-A processor may have compiled code for what happens on every interrupt (:class:`Core`); what is said
-here is then what that code does.
+A processor may have compiled code for what happens on every interrupt (lapic_registers.Core); what is
+said here is then what that code does.
 
 ExtINT passes by the priority logic, as the SDM says ("Interrupt, Task, and Processor Priority"
 governs fixed interrupts only), and is served first when both wait.
@@ -31,7 +31,6 @@ Not modelled, and why:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from vmm.device import Clock, Line, all_ones
 from vmm.devices import lapic_registers as reg
@@ -50,19 +49,6 @@ class _Pin:
         self._changed(level)
 
 
-class Core(Protocol):
-    """What a processor acknowledges and ends interrupts with, by itself, in the registers that it is told.
-
-    It leaves to the chip what concerns others: ExtINT, and the end of level-triggered interrupts.
-    """
-
-    def share(self, isr: bytearray, tmr: bytearray, irr: bytearray) -> None:
-        """Where the registers are from now on."""
-
-    def depends(self, tpr: int, ask: bool) -> None:
-        """The task priority; and whether the chip has to be asked for every vector."""
-
-
 class Lapic:
     """``external`` runs the 8259A's acknowledge cycle, ``eoi`` hears of level-triggered EOIs."""
 
@@ -75,7 +61,7 @@ class Lapic:
         external: Callable[[], int],
         nmi: Callable[[], None],
         eoi: Callable[[int], None] | None = None,
-        core: Core | None = None,
+        core: reg.Core | None = None,
     ) -> None:
         self.state = reg.LapicState()
         self._core = core
@@ -254,6 +240,9 @@ class Lapic:
         """Put a fixed interrupt in IRR ("Interrupt Acceptance for Fixed Interrupts")."""
         if vector < reg.VECTOR_MIN:
             self._error(reg.ESR_RECEIVE_ILLEGAL)
+            return
+        if self._core is not None:
+            self._core.accept(vector, level)
             return
         s = self.state
         at, bit = vector >> 3, 1 << (vector & 7)

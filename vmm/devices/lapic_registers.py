@@ -7,7 +7,7 @@ is in lapic.py; the timer's part is in lapic_timer.py.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from vmm.devices.lapic_timer import TimerState
 from vmm.state import State, field, length, u8, u32, u64
@@ -42,7 +42,7 @@ VECTOR_MIN = 16
 VECTORS_SIZE = 32
 Vectors = Annotated[bytearray, length(VECTORS_SIZE)]
 """A bit for each of 256 vectors, the lowest first: the eight registers that the guest reads, in memory
-that a processor's compiled code can work on (:class:`vmm.devices.lapic.Core`)."""
+that a processor's compiled code can work on (:class:`Core`)."""
 
 
 def _no_vectors() -> bytearray:
@@ -72,6 +72,22 @@ class LapicState(State):
     extint: bool = False  # an ExtINT message waits to be acknowledged
     lint0: bool = False
     lint1: bool = False
+
+
+class Core(Protocol):
+    """A processor that accepts, acknowledges and ends interrupts by itself, in the registers that it is told.
+
+    It leaves to the chip what concerns others: ExtINT, and the end of level-triggered interrupts.
+    """
+
+    def share(self, isr: bytearray, tmr: bytearray, irr: bytearray) -> None:
+        """Where the registers are from now on."""
+
+    def depends(self, tpr: int, ask: bool) -> None:
+        """The task priority; and whether the chip has to be asked for every vector."""
+
+    def accept(self, vector: int, level: bool) -> None:
+        """Put a fixed interrupt in IRR."""
 
 
 def highest(vectors: bytearray) -> int:

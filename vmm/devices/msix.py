@@ -87,14 +87,22 @@ class Msix:
         """With MSI-X enabled, the function must not use its interrupt pin."""
         return bool(self._control() & CONTROL_ENABLE)
 
-    def signal(self, vector: int) -> None:
-        """Send the message of ``vector``, or remember it while it is masked."""
-        table = self.state.table
-        entry = vector << 2
-        if self._control() & CONTROL_FUNCTION_MASK or table[entry + 3] & VECTOR_MASKED:
-            self.state.pending |= 1 << vector
-        else:
-            self._msi(table[entry + 1] << 32 | table[entry], table[entry + 2])
+    def signal(self, vector: int) -> bool:
+        """Send the message of ``vector``, or remember it while it is masked; False: not enabled.
+
+        A number beyond the table is no vector, and has no message.
+        """
+        control = self._control()
+        if not control & CONTROL_ENABLE:
+            return False
+        if vector < self.vectors:
+            table = self.state.table
+            entry = vector << 2
+            if control & CONTROL_FUNCTION_MASK or table[entry + 3] & VECTOR_MASKED:
+                self.state.pending |= 1 << vector
+            else:
+                self._msi(table[entry + 1] << 32 | table[entry], table[entry + 2])
+        return True
 
     def send_pending(self) -> None:
         """A mask may have been lifted: send what waited for it, lowest vector first."""

@@ -209,11 +209,6 @@ class PciFunction:
             self._patch(STATUS, bytes((wanted,)))
             self._drive_irq()
 
-    @property
-    def is_master(self) -> bool:
-        """May this function read and write memory, and send messages?"""
-        return bool(self.state.config[COMMAND] & COMMAND_MASTER)
-
     def _let_write(self, offset: int, mask: bytes) -> None:
         self._writable[offset : offset + len(mask)] = mask
 

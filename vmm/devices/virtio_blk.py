@@ -20,18 +20,9 @@ from typing import Annotated
 
 from vmm.device import Line, Memory
 from vmm.devices.block import SECTOR_BYTES, BlockBackend
+from vmm.devices.virtio_buffer import DESCRIPTOR_SIZE, Segments, Table, gather, scatter
 from vmm.devices.virtio_pci import VirtioPci, VirtioState
-from vmm.devices.virtio_queue import (
-    DESCRIPTOR_SIZE,
-    QueueState,
-    RingViolation,
-    Segments,
-    Table,
-    Violation,
-    gather,
-    scatter,
-    total,
-)
+from vmm.devices.virtio_queue import QueueState, RingViolation, Violation
 from vmm.errors import BackendError, ConfigError
 from vmm.state import field, length, u64
 
@@ -105,19 +96,19 @@ class VirtioBlk(VirtioPci):
         """Capacity, limits, an absent geometry, the block size."""
         return _CONFIG.pack(self._backend.sectors, SEGMENT_MAX, SEGMENTS_MAX, 0, 0, 0, SECTOR_BYTES)
 
-    def _notified(self, index: int) -> None:
-        queue = self.queues[index]
-        for head, readable, writable in queue.chains():
-            size, room = total(readable), total(writable)
-            if size < HEADER_SIZE or room < 1:
-                raise RingViolation(Violation.BUFFER_LAYOUT)
-            status, written = self._serve(readable, size, writable, room - 1)
-            if status == S_IOERR:
-                self.state.errors += 1
-            address, length = writable[-1]
-            self._memory.write(address + length - 1, bytes((status,)))
-            # The used length counts from the start of the buffer (2.7.8.2): the status only if it follows.
-            queue.push(head, room if written == room - 1 else written)
+    def _notified(self, index: int) -> bool:
+        return self.queues[index].serve(self._request)
+
+    def _request(self, readable: Segments, size: int, writable: Segments, room: int) -> int:
+        if size < HEADER_SIZE or room < 1:
+            raise RingViolation(Violation.BUFFER_LAYOUT)
+        status, written = self._serve(readable, size, writable, room - 1)
+        if status == S_IOERR:
+            self.state.errors += 1
+        address, length = writable[-1]
+        self._memory.write(address + length - 1, bytes((status,)))
+        # The used length counts from the start of the buffer (2.7.8.2): the status only if it follows.
+        return room if written == room - 1 else written
 
     # Private.
 

@@ -35,17 +35,9 @@ from typing import Annotated
 
 from vmm.clock import NEVER_NS
 from vmm.device import Clock, Line, Memory, Timer
+from vmm.devices.virtio_buffer import Segments, gather, scatter
 from vmm.devices.virtio_pci import STATUS_DRIVER_OK, VirtioPci, VirtioState
-from vmm.devices.virtio_queue import (
-    Chain,
-    QueueState,
-    RingViolation,
-    Violation,
-    VirtQueue,
-    gather,
-    scatter,
-    total,
-)
+from vmm.devices.virtio_queue import QueueState, RingViolation, Violation, VirtQueue
 from vmm.errors import ConfigError
 from vmm.state import field, length, u8, u16, u64
 
@@ -98,6 +90,9 @@ BUSY_NOTIFICATIONS = 32
 LARGE = 4096
 """Frames from this size on are segments of a stream, not answers."""
 
+Filled = tuple[int, Segments, int]
+"""A receive buffer: its head, where it lies, its bytes."""
+
 _NO_OFFLOAD = bytes(NUM_BUFFERS)
 _U16 = struct.Struct("<H")
 _CONFIG = struct.Struct("<6sHHH")
@@ -134,7 +129,7 @@ class VirtioNet(VirtioPci):
     ``rx_ready`` is called when ``receive`` is worth another try after it returned False.
     """
 
-    __slots__ = ("_alarm", "_clock", "_mac", "_offloads", "_rx_ready", "_transmit")
+    __slots__ = ("_alarm", "_clock", "_host_header", "_mac", "_rx_ready", "_transmit")
 
     state: VirtioNetState
 
@@ -153,7 +148,7 @@ class VirtioNet(VirtioPci):
         features = F_BASIC | (F_OFFLOADS if offloads else 0)
         super().__init__(DEVICE_TYPE, CLASS_ETHERNET, features, QUEUE_SIZES, _CONFIG.size, memory, irq, msi)
         self._mac = mac
-        self._offloads = offloads
+        self._host_header = HEADER_SIZE if offloads else 0
         self._transmit = transmit
         self._rx_ready = rx_ready
         self._clock: Clock | None = None
@@ -171,10 +166,12 @@ class VirtioNet(VirtioPci):
     def receive(self, frame: bytes | memoryview) -> bool:
         """A frame for the guest; False: no room now, keep it and wait for ``rx_ready``."""
         state = self.state
-        queue = self.queues[QUEUE_RX]
-        header_size = HEADER_SIZE if self._offloads else 0
-        size = len(frame) - header_size
-        if not (self._live(queue) and state.link & LINK_UP and ETHERNET_HEADER <= size <= FRAME_MAX):
+        size = len(frame) - self._host_header
+        if not (
+            self._live(self.queues[QUEUE_RX])
+            and state.link & LINK_UP
+            and ETHERNET_HEADER <= size <= FRAME_MAX
+        ):
             state.rx_dropped += 1
             return True
         if self._clock is not None:
@@ -182,9 +179,7 @@ class VirtioNet(VirtioPci):
             if now == state.rx_last_ns:
                 state.busy = BUSY_NOTIFICATIONS
             state.rx_last_ns = now
-        header = bytes(frame[:NUM_BUFFERS]) if self._offloads else _NO_OFFLOAD
-        payload = frame[header_size:] if header_size else frame
-        if not self._guarded(QUEUE_RX, lambda _: self._deliver(queue, header, payload)):
+        if not self._guarded(QUEUE_RX, self._deliver, bytes(frame), size):
             state.rx_dropped += 1
         return not state.rx_refused
 
@@ -228,13 +223,12 @@ class VirtioNet(VirtioPci):
     def _acceptable(self, features: int) -> bool:
         return all(features & needed for asked, needed in REQUIRES if features & asked)
 
-    def _notified(self, index: int) -> None:
+    def _notified(self, index: int) -> bool:
         if index == QUEUE_TX:
-            self._transmit_all()
-        elif index == QUEUE_RX:
-            self._buffers_posted()
-        else:
-            self._control_all()
+            return self._transmit_all()
+        if index == QUEUE_RX:
+            return self._buffers_posted()
+        return self.queues[index].serve(self._command)
 
     def _driver_reset(self) -> None:
         """The caller may hold a refused frame: let it try again, and see it lost."""
@@ -246,50 +240,45 @@ class VirtioNet(VirtioPci):
             if self._rx_ready is not None:
                 self._rx_ready()
 
-    def _served(self, index: int, queue: VirtQueue) -> None:
-        state = self.state
-        if index != QUEUE_TX or self._clock is None or not state.busy:
-            super()._served(index, queue)
-            if index == QUEUE_TX and state.tx_alarm_ns != NEVER_NS:
-                self._set_alarm(NEVER_NS)
-            return
-        queue.show()
-        if queue.untold >= queue.state.size >> 1:
-            super()._served(index, queue)
-        if not queue.wants_interrupt():
-            queue.settle()
-            self._set_alarm(NEVER_NS)
-        elif state.tx_alarm_ns == NEVER_NS:
-            self._set_alarm(self._clock.now_ns + TX_DELAY_NS)
-
     # Private: transmission.
 
-    def _transmit_all(self) -> None:
-        state = self.state
+    def _transmit_all(self) -> bool:
+        """Send what there is; is the driver to be told that it is sent, and now?"""
+        state, clock = self.state, self._clock
         queue = self.queues[QUEUE_TX]
         state.busy -= state.busy > 0
-        if state.tx_alarm_ns != NEVER_NS and self._clock is not None and not queue.wants_interrupt():
+        if state.tx_alarm_ns != NEVER_NS and clock is not None and not queue.wants_interrupt():
             queue.settle()  # the driver found out by itself: what follows has its own delay
-            self._set_alarm(self._clock.now_ns + TX_DELAY_NS)
-        skip = 0 if self._offloads else HEADER_SIZE
-        for head, readable, _ in queue.chains():
-            size = total(readable) - HEADER_SIZE
-            if ETHERNET_HEADER <= size <= FRAME_MAX and state.link & LINK_UP:
-                data = gather(self._memory, readable)
-                if size >= LARGE:
-                    state.busy = BUSY_NOTIFICATIONS
-                state.tx_frames += 1
-                state.tx_bytes += size
-                self._transmit(data[skip:] if skip else data)
-            else:
-                state.tx_dropped += 1
-            queue.push(head, 0)
+            self._set_alarm(clock.now_ns + TX_DELAY_NS)
+        wanted = queue.serve(self._send, settle=False)
+        if wanted and state.busy and clock is not None and queue.untold < queue.state.size >> 1:
+            if state.tx_alarm_ns == NEVER_NS:
+                self._set_alarm(clock.now_ns + TX_DELAY_NS)
+            return False
+        queue.settle()
+        if state.tx_alarm_ns != NEVER_NS:
+            self._set_alarm(NEVER_NS)
+        return wanted
+
+    def _send(self, readable: Segments, size: int, _writable: Segments, _room: int) -> int:
+        state = self.state
+        size -= HEADER_SIZE
+        if ETHERNET_HEADER <= size <= FRAME_MAX and state.link & LINK_UP:
+            data = gather(self._memory, readable)
+            if size >= LARGE:
+                state.busy = BUSY_NOTIFICATIONS
+            state.tx_frames += 1
+            state.tx_bytes += size
+            self._transmit(data if self._host_header else data[HEADER_SIZE:])
+        else:
+            state.tx_dropped += 1
+        return 0
 
     def _tell_of_sent(self) -> None:
         """By now the driver may know, or not want to."""
         self._set_alarm(NEVER_NS)
         if self._live(self.queues[QUEUE_TX]):
-            self._guarded(QUEUE_TX, lambda index: super(VirtioNet, self)._served(index, self.queues[index]))
+            self._guarded(QUEUE_TX, lambda index: self.queues[index].finish())
 
     def _set_alarm(self, at_ns: int) -> None:
         self.state.tx_alarm_ns = at_ns
@@ -302,76 +291,74 @@ class VirtioNet(VirtioPci):
 
     # Private: reception.
 
-    def _buffers_posted(self) -> None:
+    def _buffers_posted(self) -> bool:
         """Kicks for receive buffers are wanted only while a frame waits for them."""
         queue = self.queues[QUEUE_RX]
         if not self.state.rx_refused:
             queue.want_notifications(False)
-            return
+            return False
         self.state.rx_refused = False
         if self._rx_ready is not None:
             self._rx_ready()
+        return False
 
-    def _deliver(self, queue: VirtQueue, header: bytes, payload: bytes | memoryview) -> None:
-        """Fill as many buffers as the frame needs, or none."""
-        state = self.state
+    def _deliver(self, index: int, frame: bytes, size: int) -> bool:
+        """Fill as many buffers as the frame needs, or none; does the driver want an interrupt for them?"""
+        state, queue = self.state, self.queues[index]
         state.rx_refused = False
-        needed = HEADER_SIZE + len(payload)
-        pending = queue.pending()
-        mergeable = state.driver_features & F_MRG_RXBUF
-        buffers: list[tuple[Chain, int]] = []
-        room = 0
-        for _ in range(pending if mergeable else min(pending, 1)):
-            chain = queue.take()
-            capacity = total(chain[2])
+        mergeable = state.driver_features & F_MRG_RXBUF != 0
+        wanted = queue.merge(frame, self._host_header != 0, mergeable)
+        if wanted is None:
+            wanted = self._fill_buffers(queue, frame, HEADER_SIZE + size, mergeable)
+            if wanted is None:
+                return False
+        state.rx_frames += 1
+        state.rx_bytes += size
+        return wanted
+
+    def _fill_buffers(self, queue: VirtQueue, frame: bytes, needed: int, mergeable: bool) -> bool | None:
+        """The same step by step; None: there are too few."""
+        state = self.state
+        taken: list[Filled] = []
+        available = room = 0
+        buffer = queue.take()
+        while buffer is not None:
+            left, head, _, _, writable, capacity = buffer
             if capacity < HEADER_SIZE:
                 raise RingViolation(Violation.BUFFER_LAYOUT)
-            buffers.append((chain, capacity))
-            room += capacity
+            taken.append((head, writable, capacity))
+            available, room = len(taken) + left, room + capacity
             if room >= needed:
-                self._fill(queue, buffers, header, payload)
-                state.rx_frames += 1
-                state.rx_bytes += len(payload)
-                return
-        queue.put_back(len(buffers))
-        if pending < queue.state.size and (mergeable or not pending):
+                return self._fill(queue, taken, frame)
+            buffer = queue.take(left) if left and mergeable else None
+        queue.put_back(len(taken))
+        if available < queue.state.size and (mergeable or not available):
             state.rx_refused = True
             queue.want_notifications(True)
         else:  # more buffers would not help
             state.rx_dropped += 1
+        return None
 
-    def _fill(
-        self,
-        queue: VirtQueue,
-        buffers: list[tuple[Chain, int]],
-        header: bytes,
-        payload: bytes | memoryview,
-    ) -> None:
+    def _fill(self, queue: VirtQueue, buffers: list[Filled], frame: bytes) -> bool:
         """The header and the frame, over the buffers in turn."""
-        memory = self._memory
-        data = b"".join((header, _U16.pack(len(buffers)), payload))
-        if len(buffers) == 1:
-            (head, _, writable), _ = buffers[0]
-            scatter(memory, writable, data)
-            queue.push(head, len(data))
-            return
-        at = 0
-        for (head, _, writable), capacity in buffers:
-            piece = data[at : at + capacity]
-            scatter(memory, writable, piece)
-            queue.push(head, len(piece))
-            at += len(piece)
+        header = frame[:NUM_BUFFERS] if self._host_header else _NO_OFFLOAD
+        data = b"".join((header, _U16.pack(len(buffers)), frame[self._host_header :]))
+        *others, (head, writable, _) = buffers
+        for full, where, capacity in others:
+            scatter(self._memory, where, data[:capacity])
+            queue.push(full, capacity)
+            data = data[capacity:]
+        scatter(self._memory, writable, data)
+        return queue.finish(head, len(data))
 
     # Private: control (5.1.6.5).
 
-    def _control_all(self) -> None:
-        queue = self.queues[QUEUE_CONTROL]
-        for head, readable, writable in queue.chains():
-            if not writable or not 2 <= total(readable) <= CONTROL_MAX:
-                raise RingViolation(Violation.BUFFER_LAYOUT)
-            command = bytes(gather(self._memory, readable))
-            known = command[0] == CTRL_ANNOUNCE and command[1] == CTRL_ANNOUNCE_ACK
-            if known and self._has(F_GUEST_ANNOUNCE):
-                self.state.link &= ~ANNOUNCE
-            scatter(self._memory, writable, CTRL_OK if known else CTRL_ERR)
-            queue.push(head, 1)
+    def _command(self, readable: Segments, size: int, writable: Segments, _room: int) -> int:
+        if not writable or not 2 <= size <= CONTROL_MAX:
+            raise RingViolation(Violation.BUFFER_LAYOUT)
+        command = bytes(gather(self._memory, readable))
+        known = command[0] == CTRL_ANNOUNCE and command[1] == CTRL_ANNOUNCE_ACK
+        if known and self._has(F_GUEST_ANNOUNCE):
+            self.state.link &= ~ANNOUNCE
+        scatter(self._memory, writable, CTRL_OK if known else CTRL_ERR)
+        return 1

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from vmm.device import Line, Memory, all_ones
-from vmm.devices import msix
+from vmm.devices import msix, pci_function
 from vmm.devices.msix import Msix, MsixState
 from vmm.devices.pci_function import Bar, Identity, PciFunction, PciState, Registers, Window
 from vmm.devices.virtio_queue import NO_VECTOR, QueueState, RingViolation, Violation, VirtQueue
@@ -194,8 +194,8 @@ class VirtioPci(PciFunction):
         """Do these offered features make sense together?"""
         return True
 
-    def _notified(self, index: int) -> None:
-        """Serve queue ``index``; RingViolation and BadAddress may be left to the caller."""
+    def _notified(self, index: int) -> bool:
+        """Serve queue ``index``; does its driver want an interrupt?  RingViolation, BadAddress may pass."""
         raise NotImplementedError
 
     def _driver_reset(self) -> None:
@@ -207,26 +207,24 @@ class VirtioPci(PciFunction):
 
     def _live(self, queue: VirtQueue) -> bool:
         """May ``queue`` be served now?"""
-        return bool(queue.usable and self.state.status & STATUS_DRIVER_OK and self.is_master)
+        registers, state = queue.state, self.state
+        ready = registers.enabled and not registers.broken and state.status & STATUS_DRIVER_OK
+        return bool(ready and state.config[pci_function.COMMAND] & pci_function.COMMAND_MASTER)
 
-    def _guarded(self, index: int, serve: Callable[[int], None]) -> bool:
-        """Let ``serve`` work on a queue, then tell the driver; False if it broke the rules."""
+    def _guarded(self, index: int, serve: Callable[..., bool], *arguments: object) -> bool:
+        """Let ``serve`` work on a queue, and interrupt if it says so; False if the driver broke the rules."""
         queue = self.queues[index]
         try:
-            serve(index)
-            if not queue.state.broken:
-                self._served(index, queue)
-            return True
+            wanted = serve(index, *arguments)
         except RingViolation as violation:
             self._broken(queue, violation.kind)
+            return False
         except BadAddress:
             self._broken(queue, Violation.OUTSIDE_RAM)
-        return False
-
-    def _served(self, index: int, queue: VirtQueue) -> None:
-        """Queue ``index`` was served: let the driver see that, and tell it if it wants to be told."""
-        if queue.publish():
+            return False
+        if wanted and not queue.state.broken:
             self._interrupt(queue.state.vector, ISR_QUEUE)
+        return True
 
     def _config_changed(self) -> None:
         """The device-specific configuration differs from what the driver may have read."""
@@ -237,10 +235,7 @@ class VirtioPci(PciFunction):
     # Private: interrupts and violations.
 
     def _interrupt(self, vector: int, cause: int) -> None:
-        if self.msix.enabled:
-            if vector != NO_VECTOR:
-                self.msix.signal(vector)
-        else:
+        if not self.msix.signal(vector):
             self.state.isr |= cause
             self._set_intx(True)
 
@@ -327,12 +322,16 @@ class VirtioPci(PciFunction):
             queue.size = value
         elif (offset, size) == (Common.QUEUE_ENABLE, 2):
             if value == 1:
-                self._guarded(self.state.queue_select, lambda index: self.queues[index].enable())
+                self._guarded(self.state.queue_select, self._enable)
         elif size == 4 and offset % 4 == 0 and Common.QUEUE_DESC <= offset < Common.QUEUE_DEVICE + 8:
             name = RING_REGISTERS[(offset & ~7) - Common.QUEUE_DESC >> 3]
             shift = 8 * (offset & 4)
             keep = 0xFFFF_FFFF << (32 - shift)
             setattr(queue, name, getattr(queue, name) & keep | value << shift)
+
+    def _enable(self, index: int) -> bool:
+        self.queues[index].enable()
+        return False
 
     def _selected(self) -> QueueState | None:
         select = self.state.queue_select

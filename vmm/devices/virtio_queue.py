@@ -9,10 +9,11 @@ module and is turned into DEVICE_NEEDS_RESET by the transport.  No loop runs lon
 is long: the index of the available ring is read once per pass, because a hostile guest can aim a
 device's own writes at the ring.
 
-Nothing of the rings is kept between calls; the state is two free-running indices and where the
-rings lie.  A buffer is two lists of ``(address, length)``, what the device may read and what it may
-write, because most buffers have one entry and an object per descriptor would cost more than the
-rest of the work.  A list of many is a :class:`Table`: descriptors as they came, looked at all at once.
+Nothing of the rings is kept between calls; the state is a few free-running indices and where the
+rings lie.
+
+Taking a buffer and giving it back, which every packet needs, is done by the memory's ``rings`` where it has
+some (:class:`vmm.device.Rings`).  What stands here does the same in Python, and says what is right.
 
 Not modelled: packed rings, in-order use, notification data, queue reset (none is offered).
 """
@@ -20,10 +21,11 @@ Not modelled: packed rings, in-order use, notification data, queue reset (none i
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable
 from enum import IntEnum
 
-from vmm.device import Memory
+from vmm.device import NOTHING, UNREAD, Memory
+from vmm.devices.virtio_buffer import DESCRIPTOR_SIZE, Segments, parts, total
 from vmm.errors import BadAddress
 from vmm.state import State, u16, u64
 
@@ -33,50 +35,20 @@ CHAIN_MAX = QUEUE_SIZE_MAX
 """Descriptors in one chain, also where an indirect table could hold more."""
 NO_VECTOR = 0xFFFF
 
-DESCRIPTOR_SIZE = 16
 DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4
 AVAIL_NO_INTERRUPT = 1
 USED_NO_NOTIFY = 1
 RING_HEADER = 4
 USED_ELEMENT_SIZE = 8
 
-MANY = 12
-"""Descriptors from which on looking at a table at once pays."""
-
 _DESCRIPTOR = struct.Struct("<QIHH")
-_SEGMENT = struct.Struct("<QI4x")
-_READ_ON, _READ_END = bytes((DESC_NEXT,)), bytes((0,))
-_WRITE_ON, _WRITE_END = bytes((DESC_NEXT | DESC_WRITE,)), bytes((DESC_WRITE,))
 _U16 = struct.Struct("<H")
 _USED_ELEMENT = struct.Struct("<II")
 
-Segment = tuple[int, int]
-"""Guest physical address and length of one descriptor."""
-
-
-class Table:
-    """Many segments: descriptors, of which only address and length count from here on."""
-
-    __slots__ = ("data",)
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data) // DESCRIPTOR_SIZE
-
-    def __iter__(self) -> Iterator[Segment]:
-        return _SEGMENT.iter_unpack(self.data)
-
-    def __getitem__(self, index: int) -> Segment:
-        """Of the last one too, which is -1."""
-        address, length = _SEGMENT.unpack_from(self.data, DESCRIPTOR_SIZE * index)
-        return address, length
-
-
-Segments = list[Segment] | Table
-Chain = tuple[int, Segments, Segments]
-"""Head index, what the device reads, what it writes."""
+Buffer = tuple[int, int, Segments, int, Segments, int]
+"""How many more there are, the head's index, what the device reads, its bytes, what it writes, its bytes."""
+Work = Callable[[Segments, int, Segments, int], int]
+"""Serves one buffer: what it may read, its bytes, what it may write, its bytes; how many bytes it wrote."""
 
 
 class Violation(IntEnum):
@@ -152,10 +124,6 @@ class VirtQueue:
         self.size_max = size_max
         self.state = QueueState(size=size_max)
 
-    @property
-    def usable(self) -> bool:
-        return self.state.enabled and not self.state.broken
-
     def enable(self) -> None:
         """The driver says that the registers are right: look before believing it."""
         state = self.state
@@ -172,7 +140,75 @@ class VirtQueue:
             raise RingViolation(Violation.RING_ADDRESS) from None
         state.enabled = True
 
-    # Buffers from the driver.
+    # A pass over the queue.
+
+    def serve(self, work: Work, *, settle: bool = True) -> bool:
+        """Let ``work`` have every buffer there is now; does the driver want an interrupt for that?
+
+        Afterwards the driver is asked to tell of the next one.
+        """
+        head, written = NOTHING, 0
+        buffer = self.take()
+        while buffer is not None:
+            left, head, readable, size, writable, room = buffer
+            written = work(readable, size, writable, room)
+            buffer = self.take(left, head, written) if left else None
+        return self.finish(head, written, ask=True, settle=settle)
+
+    def take(self, left: int = UNREAD, head: int = NOTHING, written: int = 0) -> Buffer | None:
+        """Give buffer ``head`` back, of which so many bytes were written, and take the next of ``left``.
+
+        None: there is none.  The driver sees nothing of this before ``finish``.
+        """
+        rings = self._memory.rings
+        if rings is None:
+            return self._take(left, head, written)
+        left, head, readers, writers, size, room, address, length = rings.take(
+            self.state, left, head, written
+        )
+        if left < 0:
+            raise RingViolation(Violation(-1 - left))
+        if readers + writers > 1:
+            readable, writable = parts(rings.rows, readers, writers)
+            return left, head, readable, size, writable, room
+        if readers:
+            return left, head, [(address, length)], size, [], 0
+        return (left, head, [], 0, [(address, length)], room) if writers else None
+
+    def finish(
+        self, head: int = NOTHING, written: int = 0, *, ask: bool = False, settle: bool = True
+    ) -> bool:
+        """Give buffer ``head`` back and let the driver see all that was; does it want an interrupt for that?
+
+        ``ask`` it to tell of the next buffer.  Without ``settle`` it may be asked again what it wants.
+        """
+        state = self.state
+        rings = self._memory.rings
+        if rings is None:
+            wanted = int(self._finish(head, written, ask))
+        else:
+            wanted = rings.finish(state, head, written, ask)
+            if wanted < 0:
+                raise RingViolation(Violation(-1 - wanted))
+        if settle:
+            state.told = state.published
+        return wanted != 0
+
+    def merge(self, frame: bytes, host_header: bool, mergeable: bool) -> bool | None:
+        """Fill buffers with a frame at once (5.1.6.4), and show them; does the driver want an interrupt?
+
+        None: nothing was done, since nobody can or it is not as simple as that.
+        """
+        rings, state = self._memory.rings, self.state
+        wanted = rings.merge(state, frame, host_header, mergeable) if rings is not None else None
+        if wanted is None:
+            return None
+        if wanted < 0:
+            raise RingViolation(Violation(-1 - wanted))
+        state.told = state.published
+        return wanted != 0
+
+    # The steps of it, for a device that does them in another order.
 
     def pending(self) -> int:
         """Buffers made available and not yet taken."""
@@ -183,24 +219,18 @@ class VirtQueue:
             raise RingViolation(Violation.AVAIL_JUMP)
         return count
 
-    def take(self) -> Chain:
-        """The next buffer; the caller has asked ``pending`` that there is one."""
-        state = self.state
-        slot = state.driver + RING_HEADER + 2 * (state.next_avail & (state.size - 1))
-        (head,) = _U16.unpack(self._memory.view(slot, 2))
-        state.next_avail = (state.next_avail + 1) & 0xFFFF
-        return self._chain(head)
-
-    def chains(self) -> Iterator[Chain]:
-        """Every buffer there is now; afterwards the driver is asked to tell of the next one."""
-        for _ in range(self.pending()):
-            yield self.take()
-        if self.state.event_idx:
-            self._write_avail_event(self.state.next_avail)
-
     def put_back(self, count: int) -> None:
         """Untake the last ``count`` buffers."""
         self.state.next_avail = (self.state.next_avail - count) & 0xFFFF
+
+    def push(self, head: int, written: int) -> None:
+        """Give a buffer back."""
+        state = self.state
+        slot = state.used & (state.size - 1)
+        self._memory.write(
+            state.device + RING_HEADER + USED_ELEMENT_SIZE * slot, _USED_ELEMENT.pack(head, written)
+        )
+        state.used = (state.used + 1) & 0xFFFF
 
     def want_notifications(self, wanted: bool) -> None:
         """Ask to be told of the next buffer, or (a hint) not to be told for now."""
@@ -209,33 +239,6 @@ class VirtQueue:
             self._memory.write(state.device, _U16.pack(0 if wanted else USED_NO_NOTIFY))
         elif wanted:
             self._write_avail_event((state.next_avail + self.pending()) & 0xFFFF)
-
-    # Buffers back to the driver.
-
-    def push(self, head: int, written: int) -> None:
-        """Give a buffer back, with so many bytes written; not seen before ``publish``."""
-        state = self.state
-        slot = state.used & (state.size - 1)
-        self._memory.write(
-            state.device + RING_HEADER + USED_ELEMENT_SIZE * slot, _USED_ELEMENT.pack(head, written)
-        )
-        state.used = (state.used + 1) & 0xFFFF
-
-    def publish(self) -> bool:
-        """Let the driver see what was pushed; does it want an interrupt for that?"""
-        self.show()
-        wanted = self.wants_interrupt()
-        self.settle()
-        return wanted
-
-    # The three steps of it, for a device that tells its driver later.
-
-    def show(self) -> None:
-        """Let the driver see what was pushed."""
-        state = self.state
-        if state.used != state.published:
-            self._memory.write(state.device + 2, _U16.pack(state.used))
-            state.published = state.used
 
     def wants_interrupt(self) -> bool:
         """Does the driver, by what its ring says now, want one for what it can see (2.7.7, 2.7.10)?"""
@@ -257,46 +260,63 @@ class VirtQueue:
         """Buffers that the driver can see and for which it may still want an interrupt."""
         return (self.state.published - self.state.told) & 0xFFFF
 
-    # Private.
+    # Private: what ``rings`` do.
+
+    def _take(self, left: int, head: int, written: int) -> Buffer | None:
+        if head != NOTHING:
+            self.push(head, written)
+        if left == UNREAD:
+            left = self.pending()
+            if not left:
+                return None
+        state = self.state
+        slot = state.driver + RING_HEADER + 2 * (state.next_avail & (state.size - 1))
+        (head,) = _U16.unpack(self._memory.view(slot, 2))
+        state.next_avail = (state.next_avail + 1) & 0xFFFF
+        rows, readers = self._chain(head)
+        readable, writable = parts(rows, readers, len(rows) // DESCRIPTOR_SIZE - readers)
+        return left - 1, head, readable, total(readable), writable, total(writable)
+
+    def _finish(self, head: int, written: int, ask: bool) -> bool:
+        state = self.state
+        if head != NOTHING:
+            self.push(head, written)
+        if ask and state.event_idx:
+            self._write_avail_event(state.next_avail)
+        if state.used != state.published:
+            self._memory.write(state.device + 2, _U16.pack(state.used))
+            state.published = state.used
+        return self.wants_interrupt()
 
     def _write_avail_event(self, index: int) -> None:
         state = self.state
         self._memory.write(state.device + RING_HEADER + USED_ELEMENT_SIZE * state.size, _U16.pack(index))
 
-    def _chain(self, head: int) -> Chain:
-        """Follow one chain, believing nothing."""
-        state = self.state
-        count = state.size
+    def _chain(self, head: int) -> tuple[bytes, int]:
+        """The descriptors of one chain, believing nothing, and how many of them are to be read."""
+        count = self.state.size
         if head >= count:
             raise RingViolation(Violation.HEAD_RANGE)
-        at = state.desc + DESCRIPTOR_SIZE * head
-        address, length, flags, index = _DESCRIPTOR.unpack(self._memory.view(at, DESCRIPTOR_SIZE))
-        if not flags & (DESC_NEXT | DESC_INDIRECT) and length:
-            segment = (address, length)
-            return (head, [], [segment]) if flags & DESC_WRITE else (head, [segment], [])
+        table = self._memory.view(self.state.desc, DESCRIPTOR_SIZE * count)
+        address, length, flags, index = _DESCRIPTOR.unpack_from(table, DESCRIPTOR_SIZE * head)
         if flags & DESC_INDIRECT:
             count = self._indirect_count(length, flags)
             table = self._memory.view(address, length)
-            if count >= MANY and (parts := _straight(bytes(table))):
-                return (head, *parts)
             address, length, flags, index = _DESCRIPTOR.unpack_from(table)
-        else:
-            table = self._memory.view(state.desc, DESCRIPTOR_SIZE * count)
-        readable: list[Segment] = []
-        writable: list[Segment] = []
-        for _ in range(count):
+        rows = bytearray()
+        readers = 0
+        for number in range(min(count, CHAIN_MAX)):
             if flags & DESC_INDIRECT:
                 raise RingViolation(Violation.INDIRECT_NESTED)
             if not length:
                 raise RingViolation(Violation.ZERO_LENGTH)
-            if flags & DESC_WRITE:
-                writable.append((address, length))
-            elif writable:
-                raise RingViolation(Violation.ORDER)
-            else:
-                readable.append((address, length))
+            if not flags & DESC_WRITE:
+                if readers != number:
+                    raise RingViolation(Violation.ORDER)
+                readers += 1
+            rows += _DESCRIPTOR.pack(address, length, flags, index)
             if not flags & DESC_NEXT:
-                return head, readable, writable
+                return bytes(rows), readers
             if index >= count:
                 raise RingViolation(Violation.NEXT_RANGE)
             address, length, flags, index = _DESCRIPTOR.unpack_from(table, DESCRIPTOR_SIZE * index)
@@ -311,64 +331,3 @@ class VirtQueue:
         if not length or length % DESCRIPTOR_SIZE or length > DESCRIPTOR_SIZE * CHAIN_MAX:
             raise RingViolation(Violation.INDIRECT_SIZE)
         return length // DESCRIPTOR_SIZE
-
-
-def total(segments: Segments) -> int:
-    """Bytes in all segments."""
-    if len(segments) == 1:
-        return segments[0][1]
-    if isinstance(segments, Table):
-        return sum(memoryview(segments.data).cast("I")[2::4].tolist())
-    return sum([length for _, length in segments])
-
-
-def gather(memory: Memory, segments: Segments) -> bytes | memoryview:
-    """The bytes of all segments, without a copy where there is one; the caller bounds the total."""
-    if len(segments) == 1:
-        return memory.view(*segments[0])
-    return b"".join([memory.view(address, length) for address, length in segments])
-
-
-def scatter(memory: Memory, segments: Segments, data: bytes | memoryview, skip: int = 0) -> None:
-    """Write ``data`` over the segments, from their byte ``skip`` on; what does not fit is dropped."""
-    at = 0
-    data = memoryview(data)  # pieces of it are not copies
-    for address, length in segments:
-        if skip >= length:
-            skip -= length
-            continue
-        piece = data[at : at + length - skip]
-        if not piece:
-            return
-        memory.write(address + skip, piece)
-        at += len(piece)
-        skip = 0
-
-
-# Tables at once.  A slice with a step takes one byte of every descriptor.
-
-_NEXT_LOW, _NEXT_HIGH = (bytes(index >> shift & 0xFF for index in range(1, CHAIN_MAX)) for shift in (0, 8))
-"""The bytes of ``next`` where each descriptor is followed by its neighbour."""
-
-
-def _straight(table: bytes) -> tuple[Segments, Segments] | None:
-    """Both parts of a chain that goes through a whole table in order, as drivers lay it out.
-
-    None is no verdict: to follow the chain tells what is different, and whether it is wrong.
-    """
-    kinds, count = table[12::16], len(table) // DESCRIPTOR_SIZE
-    writable = kinds.lstrip(_READ_ON)
-    if writable == _READ_END:
-        writable = b""
-    elif writable != _WRITE_ON * (len(writable) - 1) + _WRITE_END:
-        return None
-    if table[14:-16:16] != _NEXT_LOW[: count - 1] or table[15:-16:16] != _NEXT_HIGH[: count - 1]:
-        return None
-    if 0 in table[25:-16:16] or not table[8] or not table[-8]:  # lengths that may be 0
-        return None
-    at = DESCRIPTOR_SIZE * (count - len(writable))
-    return _part(table[:at]), _part(table[at:])
-
-
-def _part(table: bytes) -> Segments:
-    return Table(table) if len(table) >= MANY * DESCRIPTOR_SIZE else list(_SEGMENT.iter_unpack(table))

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from typing import Annotated
 
 from vmm.device import Line, Memory
+from vmm.devices.virtio_buffer import Segments, scatter
 from vmm.devices.virtio_pci import VirtioPci, VirtioState
-from vmm.devices.virtio_queue import QueueState, RingViolation, Violation, scatter, total
+from vmm.devices.virtio_queue import QueueState, RingViolation, Violation
 from vmm.state import field, length, u64
 
 DEVICE_TYPE = 4
@@ -56,14 +57,15 @@ class VirtioRng(VirtioPci):
     def _fresh(self) -> VirtioRngState:
         return VirtioRngState(config=bytes(self._power_on))
 
-    def _notified(self, index: int) -> None:
-        queue = self.queues[index]
-        for head, _, writable in queue.chains():
-            if not writable:
-                raise RingViolation(Violation.BUFFER_LAYOUT)
-            data = self._stream(min(total(writable), REQUEST_MAX))
-            scatter(self._memory, writable, data)
-            queue.push(head, len(data))
+    def _notified(self, index: int) -> bool:
+        return self.queues[index].serve(self._request)
+
+    def _request(self, _readable: Segments, _size: int, writable: Segments, room: int) -> int:
+        if not writable:
+            raise RingViolation(Violation.BUFFER_LAYOUT)
+        data = self._stream(min(room, REQUEST_MAX))
+        scatter(self._memory, writable, data)
+        return len(data)
 
     def _stream(self, size: int) -> bytes:
         """The next ``size`` bytes."""
