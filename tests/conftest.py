@@ -6,9 +6,11 @@ install.  On a machine where ``tools/test`` may install packages, nothing is mis
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -74,3 +76,29 @@ def guest() -> Callable[[str], vmm.guest.BuiltGuest]:
         return built[name]
 
     return ready
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and their modules stay until the end: a collection of garbage passes them by.
+
+    Every simulated world ends with one, and would take several times as long as it needs itself.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n``: which tests may run beside each other."""
+    from tests.side_by_side import SideBySide
+
+    return SideBySide(config, log)
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    """Of two processes the one that only computes lets the other go first: pairs wait for each other."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        from tests import side_by_side
+
+        if side_by_side.computes(nodeid):
+            side_by_side.give_way()

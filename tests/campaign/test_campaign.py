@@ -13,6 +13,8 @@ import pytest
 
 from colo.campaign import replay, results
 
+TRIALS = 100
+"""Enough for every outcome that the tests look at."""
 PLAN = """\
 name = "bit flips in a counter"
 guest = "counter"
@@ -65,11 +67,11 @@ def planned(directory: Path, count: int = 12) -> Path:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A campaign that was done."""
     directory = tmp_path_factory.mktemp("campaign")
-    planned(directory, 200)
+    planned(directory, TRIALS)
     told = colo("campaign", "flips.toml", "--json", cwd=directory)
     assert told.returncode == 0, told.stderr
     facts = json.loads(told.stdout.splitlines()[-1])
-    assert facts["trials"] == sum(facts["outcomes"].values()) == 200
+    assert facts["trials"] == sum(facts["outcomes"].values()) == TRIALS
     assert facts["failed"] == 0
     (directory / "facts.json").write_text(json.dumps(facts))
     return directory
@@ -210,4 +212,4 @@ def test_a_trial_that_is_not_there_is_named(done: Path) -> None:
     told = colo("replay", "flips.campaign#4711", cwd=done)
     assert told.returncode == 1
     assert "no trial 4711" in told.stderr
-    assert "0 to 199" in told.stderr
+    assert f"0 to {TRIALS - 1}" in told.stderr

@@ -234,6 +234,8 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 def warm_up(run: Run) -> None:
     """One pair that nobody measures: the first one after a change compiles what the next ones find."""
+    if run.quick:
+        return  # nor the next ones
     with Protected(run, "counter") as pair:
         pair.wait("protected")
 

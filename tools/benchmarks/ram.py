@@ -19,7 +19,7 @@ QUICK_SIZES_MIB = (128, 256)
 DIRTY_MIB, EVERY_MS, DELAY_MS = 8, 50, 200
 EPOCHS, QUICK_EPOCHS = 15, 3
 FIRST = 3
-SOURCES = ("kernel", "scan")
+SOURCES, QUICK_SOURCES = ("kernel", "scan"), ("scan",)
 COPIES = 3
 """RAM of both nodes, and the primary's shadow."""
 METHOD = (
@@ -31,12 +31,13 @@ METHOD = (
 
 def measure(run: Run) -> None:
     sizes = [size for size in (QUICK_SIZES_MIB if run.quick else SIZES_MIB) if fits(run, size)]
-    figures = {(s, size): run.figure(f"{s}, {size} MiB: pause", "ms") for s in SOURCES for size in sizes}
+    sources = QUICK_SOURCES if run.quick else SOURCES
+    figures = {(s, size): run.figure(f"{s}, {size} MiB: pause", "ms") for s in sources for size in sizes}
     for _ in run.rounds():
         for (source, size), figure in figures.items():
             with run.apart(f"{source}, {size} MiB"):
                 one(run, source, size, figure)
-    for source in SOURCES:
+    for source in sources:
         slope = run.figure(f"{source}: more pause a GiB of RAM", "ms")
         low, high = (figures[source, size].value("median") for size in (sizes[0], sizes[-1]))
         if low is None or high is None:
