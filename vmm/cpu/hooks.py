@@ -175,12 +175,13 @@ def on_block(uc: int, address: int, size: int, control: int) -> None:
     """UC_HOOK_BLOCK.
 
     ``uc`` is 0 or a kind of repetition (:mod:`vmm.cpu.repeat`) where a patched prologue calls; it has
-    already charged ``size``, and has env for ``control``.
+    already charged ``size``, or the one instruction that is repeated, and has env for ``control``.
     """
     if 0 <= uc <= KINDS_MAX:
         control = load64(control + ENV_TO_CONTROL)
-        if _begin_patched(control, load64(control + BUDGET), i64(size)) and uc != 0:
-            repeat(control, uc, i64(size))
+        charge = i64(size) if uc == 0 else load64(control + COST_INSTRUCTION)
+        if _begin_patched(control, load64(control + BUDGET), charge) and uc != 0:
+            repeat(control, uc, charge)
         return
     budget = load64(control + BUDGET)
     count(control, N_BLOCKS_SEEN)

@@ -19,7 +19,8 @@ to R as if nothing had happened, and the slow path is the old path told apart by
 hook: same clock, slower.
 
 A block that repeats a string instruction (:mod:`vmm.cpu.repeat`) has its count looked at as well: it goes
-on at END with few elements left only, and else calls the hook with the kind of repetition in edi.
+on at END with few elements left only, and else calls the hook with the kind of repetition in edi.  Such a
+block has one instruction, so its charge need not be said.
 
 Room is scarce.  An argument below 4 GiB is loaded by five bytes instead of ten, and the heap of a Python
 that is not position-independent, as Debian's and Ubuntu's are, is there: the patch has to fit even then.
@@ -236,9 +237,11 @@ def _fits_imm32(value: int) -> bool:
 
 @native
 def _patch_length(eip: int, charge: int, kind: int) -> int:
-    take_charge = 8 + 3 if charge <= 127 else 5 + 7
     store_eip = 11 if _fits_imm32(eip) else 17
-    return take_charge + 2 + store_eip + 3 + (2 if kind == 0 else 7 + 3)
+    if kind != 0:
+        return 8 + 9 + store_eip + 2 + 3
+    take_charge = 8 + 3 if charge <= 127 else 5 + 7
+    return take_charge + 2 + store_eip + 2 + 2
 
 
 @native
@@ -292,13 +295,14 @@ def _write_patch(start: int, call: int, end: int, eip: int, charge: int, kind: i
     at = _write_charge(start, charge)
     at = _write_way_past(at, end, kind)
     at = _write_store(at, eip)
-    if charge <= 127:  # push charge; pop rdx: two bytes less than mov edx, charge, which large ones had above
+    if (
+        kind == 0 and charge <= 127
+    ):  # push charge; pop rdx: two bytes less than mov, which large ones had above
         store16(at, charge << 8 | 0x6A)
         store8(at + 2, 0x5A)
         at += 3
-    store8(at, 0x48)  # mov rcx, rbp
-    store16(at + 1, 0xE989)
-    at += 3
+    store16(at, 0x5955)  # push rbp; pop rcx
+    at += 2
     if kind == 0:
         store16(at, 0xFF31)  # xor edi, edi
         at += 2
