@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.cpu.machine import DATA, Machine, long, page64
+from tests.cpu.machine import DATA, TABLES, Machine, long, page64
 from vmm.cpu import layout
 
 FORMS = ("stosb", "stosd", "stosq", "movsb", "movsd", "movsq", "stosw", "movsw")
@@ -21,6 +21,7 @@ AREA = 0x100000
 PAGES = 16
 READ_ONLY, ABSENT = AREA + 5 * 4096, AREA + 11 * 4096
 PROGRAMS, STEPS = 12, 30
+UPPER = 0xFFFF_FFFF_8000_0000
 
 
 def place(rng: random.Random) -> int:
@@ -74,9 +75,18 @@ def test_many_at_once_are_as_one_by_one(seed: int, alarms: bool) -> None:
 
 @pytest.mark.parametrize("form", FORMS[:6])
 def test_it_is_many_at_once(form: str) -> None:
-    """All but one at each page's begin, which fills the TLB, and those that cross."""
+    """All but one at each page's begin, which fills the TLB, and those that cross.
+
+    The program runs in the upper half, as kernels do: there the prologue has room wherever the heap is.
+    """
     machine = Machine(patching=True)
-    long(machine, f"mov edi, {DATA}\n mov esi, {DATA + 0x8000}\n mov ecx, 3000\n rep {form}\n hlt")
+    long(
+        machine,
+        f"lea rax, [high]\n mov rbx, {UPPER}\n add rax, rbx\n jmp rax\n"
+        f"high: mov edi, {DATA}\n mov esi, {DATA + 0x8000}\n mov ecx, 3000\n rep {form}\n hlt",
+    )
+    machine.poke(TABLES + 8 * 511, TABLES + 0x1000 | 7)
+    machine.poke(TABLES + 0x1000 + 8 * 510, TABLES + 0x2000 | 7)
     machine.finish()
     assert machine.register("rcx") == 0
     assert machine.cpu.block["N_REPEATED"] > 2900
