@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import signal
 import sys
 import threading
 import time
@@ -233,33 +232,6 @@ def test_a_stop_at_any_step_of_the_loop_ends_the_run() -> None:
     with multiboot("counter", command_line="mib=0 ms=1") as pc:
         pc.run(10 * MS)
         assert {stopped_at_step(pc, step) for step in range(1, 1000)} == {Ended.REQUEST}
-
-
-@pytest.mark.parametrize("paced", [False, True], ids=["free", "paced"])
-def test_a_signal_handler_stops_a_busy_guest(paced: bool) -> None:
-    """Python runs handlers between its own instructions only: the guest must come back by itself."""
-    with machine("cli\n" + FOREVER, paced=paced) as pc:
-        before = signal.signal(signal.SIGALRM, lambda *_: pc.stop())
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
-            assert pc.run() is Ended.REQUEST
-        finally:
-            signal.signal(signal.SIGALRM, before)
-
-
-def test_an_exception_in_a_signal_handler_leaves_the_run() -> None:
-    def raising(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with machine("spin: in al, 0x61\njmp spin") as pc:
-        before = signal.signal(signal.SIGALRM, raising)
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
-            with pytest.raises(KeyboardInterrupt):
-                pc.run()
-            assert pc.run(pc.clock.now_ns + MS) is Ended.TIME, "and the machine can go on"
-        finally:
-            signal.signal(signal.SIGALRM, before)
 
 
 def test_what_a_device_raises_reaches_the_caller_of_run() -> None:

@@ -91,13 +91,15 @@ class Answers:
 
         Python runs handlers in the main thread, wherever it happens to be; ctypes hands what is raised
         there to ``sys.unraisablehook`` and the access that was to be made answers 0.  Returns the hook to be
-        put back afterwards, or None where there is none, because no handler runs in this thread.
+        put back afterwards, or None where there is none, because no handler runs in this thread.  A handler
+        may have raised before that was done the last time: our own hook is then still there.
         """
         if threading.get_ident() != threading.main_thread().ident:
             return None
-        outer, sys.unraisablehook = sys.unraisablehook, self._keep
-        self._outer = outer
-        return outer
+        if sys.unraisablehook != self._keep:
+            self._outer = sys.unraisablehook
+        sys.unraisablehook = self._keep
+        return self._outer
 
     def _keep(self, lost: sys.UnraisableHookArgs) -> None:
         """A guard is known by its code, in the outermost frame: Python 3.13 no longer passes the function."""
