@@ -94,7 +94,7 @@ class RunLoop:
     def _listen(self, descriptor: int, port: str, pump: Callable[[], None]) -> None:
         if descriptor >= 0:
             self._sources[descriptor] = (port, pump)
-            self._machine.pacer.watch(descriptor)
+            self._machine.pacer.watch(descriptor, self._listening)
 
     def expect_nothing_from(self, descriptor: int) -> None:
         """This end of the host will bring no more input: nobody need wait for it."""

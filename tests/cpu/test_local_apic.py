@@ -129,3 +129,12 @@ def test_no_question_is_asked_of_the_chip(new: Callable[..., Machine]) -> None:
     assert machine.asked == 0
     assert machine.lapic.state.isr == bytearray(32), "the chip sees what was done to its registers"
     machine.cpu.close()
+
+
+def test_a_chip_that_was_never_reset_shares_its_registers(new: Callable[..., Machine]) -> None:
+    """Compiled code has somewhere to write from the chip's first moment on."""
+    cpu = new().cpu
+    chip = Lapic(cpu.clock, cpu.interrupt_line, lambda: EXTERNAL, cpu.raise_nmi, None, cpu.local_apic)
+    chip.write(reg.SVR, 4, reg.SVR_ENABLE | 0xFF)
+    chip.deliver(0x80, False)
+    assert chip.state.irr[0x80 >> 3] == 1

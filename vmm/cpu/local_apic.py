@@ -45,5 +45,4 @@ class LocalApic:
         self._decide()
 
     def _decide(self) -> None:
-        known = bool(self._shared)
-        self._block["APIC_ALONE"] = known and not (self._ask or self._filtered)
+        self._block["APIC_ALONE"] = not (self._ask or self._filtered)

@@ -69,6 +69,7 @@ class Lapic:
         self._external = external
         self._nmi = nmi
         self._eoi = eoi
+        self._share()
         self._timer = LapicTimer(clock, self.state.timer, self._timer_fired)
         self.lint0: Line = _Pin(self._lint0_changed)
         self.lint1: Line = _Pin(self._lint1_changed)
@@ -220,11 +221,14 @@ class Lapic:
         self.restored()
 
     def restored(self) -> None:
-        if self._core is not None:
-            self._core.share(self.state.isr, self.state.tmr, self.state.irr)
+        self._share()
         self._timer.state = self.state.timer
         self._timer.arm()
         self._update()
+
+    def _share(self) -> None:
+        if self._core is not None:
+            self._core.share(self.state.isr, self.state.tmr, self.state.irr)
 
     # Priority, acceptance, EOI
 
