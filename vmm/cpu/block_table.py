@@ -33,6 +33,7 @@ from vmm.cpu.control import (
 )
 from vmm.cpu.inline_clock import jump_cache_slot
 from vmm.cpu.native import call2, call3, call5, callback, i64, load32, load64, native, store64
+from vmm.cpu.tlb import present_entry
 
 _PAGE_AT, _SECOND_PAGE_AT, _BLOCK_AT = 8, 16, 24
 """In a row, which begins with the virtual address."""
@@ -43,7 +44,6 @@ _SPREAD = 0x9E3779B97F4A7C15 - (1 << 64)
 _NO_PAGE = -4096
 """The engine's -1, of which the offset in the page was taken off."""
 _NO_SECOND_PAGE = -1
-_SMAP, _AC = layout.HF_SMAP, layout.EFLAGS_AC
 _CFLAGS_KEY = 0xFF0EFFFF
 """The bits of cflags by which a block is looked for, with the one that says that it is invalid."""
 
@@ -60,17 +60,9 @@ def _is_block(block: int, pc: int, cs_base: int, flags: int) -> bool:
 
 
 @native
-def _code_page(control: int, cpu: int, env: int, address: int) -> int:
+def _code_page(control: int, env: int, address: int) -> int:
     """RAM address of the page of code at ``address``, or _NO_PAGE; faults as the engine does."""
-    hidden = load32(env + layout.HFLAGS)
-    mode = 0
-    if hidden & layout.HF_CPL == layout.HF_CPL:
-        mode = 1
-    elif hidden & _SMAP == 0 or load64(env + layout.EFLAGS) & _AC != 0:
-        mode = 2
-    fast = cpu + layout.CPU_TLB_FAST + 16 * mode
-    index = address >> 12 & load64(fast) >> layout.TLB_ENTRY_BITS
-    entry = load64(fast + 8) + layout.TLB_ENTRY_SIZE * index
+    entry = present_entry(env, address)
     page = load64(entry + layout.TLB_PHYSICAL)
     if load64(entry + layout.TLB_ADDR_CODE) == address & _PAGE and 0 <= page < load64(control + LOW_END):
         return page
@@ -90,23 +82,23 @@ def _row(control: int, pc: int, page: int) -> int:
 
 
 @native
-def _second_page_is(control: int, cpu: int, env: int, pc: int, page: int) -> bool:
+def _second_page_is(control: int, env: int, pc: int, page: int) -> bool:
     """Is the page after that of ``pc`` mapped where it was when the block was translated?"""
-    return page == _NO_SECOND_PAGE or _code_page(control, cpu, env, (pc & _PAGE) - _PAGE) == page
+    return page == _NO_SECOND_PAGE or _code_page(control, env, (pc & _PAGE) - _PAGE) == page
 
 
 @native
 def _find(control: int, env: int, pc: int, cs_base: int, flags: int) -> int:
     """The block for an address and a mode that the jump cache does not hold, or 0."""
     cpu = env - layout.ENV_FROM_CPU
-    page = _code_page(control, cpu, env, pc)
+    page = _code_page(control, env, pc)
     if page == _NO_PAGE:
         return 0
     row = _row(control, pc, page)
     block = load64(row + _BLOCK_AT)
     if block != 0 and load64(row) == pc and load64(row + _PAGE_AT) == page:
         known = _is_block(block, pc, cs_base, flags)
-        if known and _second_page_is(control, cpu, env, pc, load64(row + _SECOND_PAGE_AT)):
+        if known and _second_page_is(control, env, pc, load64(row + _SECOND_PAGE_AT)):
             return block
     block = call5(load64(control + FN_TB_LOOKUP), cpu, pc, cs_base, flags, layout.TB_CFLAGS_DEFAULT)
     if block != 0 and load64(block + layout.TB_PAGE) == page:

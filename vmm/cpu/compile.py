@@ -52,6 +52,7 @@ _SOURCES = (
     "stuck",
     "icebp",
     "repeat",
+    "tlb",
     "ring_block",
     "compile",
 )

@@ -17,6 +17,7 @@ from __future__ import annotations
 from vmm.cpu import layout
 from vmm.cpu.control import BUDGET, ENV, EXACT, FN_MEMMOVE, LOW_END, LOW_HOST, N_REPEATED
 from vmm.cpu.native import call3, i64, load8, load16, load32, load64, native, store8, store64
+from vmm.cpu.tlb import present_entry
 
 FEW = 31
 """So many elements the block does sooner itself."""
@@ -57,15 +58,7 @@ def kind_of(control: int, block: int, pc: int) -> int:
 @native
 def _host(env: int, address: int, access: int) -> int:
     """Where plain RAM at a linear address lies in this process, by the TLB; 0: not there, or not plain."""
-    hidden = load32(env + layout.HFLAGS)
-    mode = 0
-    if hidden & layout.HF_CPL == layout.HF_CPL:
-        mode = 1
-    elif hidden & layout.HF_SMAP == 0 or load64(env + layout.EFLAGS) & layout.EFLAGS_AC != 0:
-        mode = 2
-    fast = env - layout.ENV_FROM_CPU + layout.CPU_TLB_FAST + 16 * mode
-    index = address >> 12 & load64(fast) >> layout.TLB_ENTRY_BITS
-    entry = load64(fast + 8) + layout.TLB_ENTRY_SIZE * index
+    entry = present_entry(env, address)
     if load64(entry + access) != address & -_PAGE_SIZE:
         return 0
     return load64(entry + layout.TLB_ADDEND) + address
