@@ -132,9 +132,14 @@ class Node:
         lines = self._trace.read_text().split("\n")[:-1]
         return [found for line in lines if (found := json.loads(line))["event"] == name]
 
+    def told(self, name: str) -> dict[str, Any]:
+        """The first of these events, waited for: another process says it, at its own time."""
+        until(lambda: self.events(name), lambda: f"{self.name} does not say {name}: {self.log}")
+        return self.events(name)[0]
+
     def listens(self) -> str:
         """Where, as its trace says."""
-        return str(self.events("listening")[-1]["address"])
+        return str(self.told("listening")["address"])
 
     @property
     def epoch(self) -> int:

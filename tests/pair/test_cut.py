@@ -73,7 +73,8 @@ def test_sockets_that_are_closed_in_between(bench: Bench) -> None:
 def test_a_person_decides(bench: Bench, told: str) -> None:
     primary, secondary, relay = bench.pair(*SHORT, "--arbiter", "manual")
     relay.cut()
-    until(lambda: primary.events("arbiter") and secondary.events("arbiter"))
+    primary.told("arbiter")
+    secondary.told("arbiter")
     until(lambda: primary.facts["failover"] == secondary.facts["failover"] == "active")
     heard = primary.said
     assert secondary.said == b""

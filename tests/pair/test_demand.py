@@ -94,7 +94,7 @@ def test_nobody_acts_without_the_arbiter(bench: Bench) -> None:
     until(lambda: primary.facts["failover"] == "active" and primary.events("arbiter"))
     before = primary.said
     assert primary.execute("query-colo-status")["reason"] == "processing"
-    until(lambda: secondary.events("arbiter"))
+    secondary.told("arbiter")
     primary.execute(LOST)
     assert primary.said == before
     assert secondary.said == b""

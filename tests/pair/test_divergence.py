@@ -63,13 +63,13 @@ def test_lockstep_finds_and_repairs_it(bench: Bench, act: Callable[[Machine], No
     secondary.signal(PLANT)
     until(lambda: statistics(primary)["divergences"] == 1, "nobody notices")
     until(lambda: primary.epoch > epoch, "nothing repairs it")
-    assert secondary.events("departed")[0]["epoch"] == epoch
-    told = primary.events("diverged")[0]
+    assert secondary.told("departed")["epoch"] == epoch
+    told = primary.told("diverged")
     assert named in " ".join([told["what"], *told["first"]])
     shown = json.loads(colo("status", primary.qmp, "--json").out)["nodes"][0]["colo"]["x-node"]["statistics"]
     assert (shown["divergences"], shown["because-divergence"]) == (1, 1)
     survives(primary, secondary)
-    assert secondary.events("took-over")[0]["same"]
+    assert secondary.told("took-over")["same"]
 
 
 def test_a_primary_that_dies_before_it_repairs(bench: Bench) -> None:
@@ -81,9 +81,8 @@ def test_a_primary_that_dies_before_it_repairs(bench: Bench) -> None:
     secondary.signal(PLANT)
     primary.kill()
     secondary.signal(signal.SIGCONT)
-    until(lambda: secondary.events("took-over"))
-    assert secondary.events("took-over")[0]["same"] is False
-    assert secondary.events("departed")
+    assert secondary.told("took-over")["same"] is False
+    secondary.told("departed")
     until(lambda: last(secondary.said) > last(primary.said))
 
 

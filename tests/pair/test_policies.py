@@ -100,10 +100,10 @@ def test_a_survivor_reads_the_log_to_its_end(serve: Serve) -> None:
     marks = count("marks")
     primary.kill()
     survivor.signal(signal.SIGCONT)
-    until(lambda: survivor.events("arbiter"))
+    survivor.told("arbiter")
     survivor.execute("x-colo-lost-heartbeat")
     service.is_whole()
-    assert survivor.events("took-over")[0]["log_words"] >= words - marks
+    assert survivor.told("took-over")["log_words"] >= words - marks
 
 
 @pytest.mark.long

@@ -47,7 +47,7 @@ def test_cancelled(bench: Bench) -> None:
     assert primary.execute("query-migrate")["error-desc"] == "migrate_cancel"
     unharmed(primary)
     go_on.set()
-    until(lambda: secondary.events("pairing-ended"))
+    secondary.told("pairing-ended")
     assert secondary.migration == "failed"
     protect(primary, relay.address)
     unharmed_and_protected(primary)
@@ -108,7 +108,7 @@ def test_the_primary_dies_and_the_secondary_waits_for_another(bench: Bench) -> N
 
     relay.rule = Moment(RamPages, kill)
     primary.migrate(relay.address)
-    until(lambda: secondary.events("pairing-ended"))
+    secondary.told("pairing-ended")
     assert secondary.status == "inmigrate"
     assert not secondary.execute("query-status")["running"]
     another = bench.start("c").ready()
@@ -131,7 +131,7 @@ def test_a_node_that_does_not_fit_refuses(bench: Bench, words: tuple[str, ...], 
     other.ready()
     primary.migrate(other.link)
     assert reason in failed(primary)
-    assert reason in other.events("refused")[0]["reason"]
+    assert reason in other.told("refused")["reason"]
     unharmed(primary)
     protect(primary, bench.incoming("c", "--arbiter", "manual").ready().link)
     unharmed_and_protected(primary)

@@ -58,8 +58,7 @@ def test_a_page_that_is_another_one_is_noticed(bench: Bench) -> None:
     moment = relay.rule = Moment(RamPages, change, 3)
     assert moment.reached.wait(LIMIT_S)
     assert primary.event("COLO_EXIT") == {"mode": "primary", "reason": "error"}
-    until(lambda: secondary.events("pairing-ended"))
-    ended = secondary.events("pairing-ended")[0]
+    ended = secondary.told("pairing-ended")
     assert ended["ending"] == "nothing", "a machine that is nobody's copy took over"
     assert "the primary was" in ended["reason"]
     assert primary.status == "running"

@@ -80,8 +80,7 @@ DAMAGES: dict[str, tuple[Callable[[], Rule], str]] = {
 
 def dissolves(bench: Bench, reason: str) -> None:
     primary, secondary = bench.nodes["a"], bench.nodes["b"]
-    until(lambda: primary.events("pairing-ended") and secondary.events("pairing-ended"))
-    reasons = [node.events("pairing-ended")[0]["reason"] for node in (primary, secondary)]
+    reasons = [node.told("pairing-ended")["reason"] for node in (primary, secondary)]
     assert any(reason in each for each in reasons), reasons
     until(lambda: sorted((primary.status, secondary.status)) == ["postmigrate", "running"])
     winner = primary if primary.status == "running" else secondary
