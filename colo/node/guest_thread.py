@@ -34,6 +34,13 @@ Job = tuple[Callable[[], Any], "Future[Any] | None"]
 """And who waits for it; None: nobody does."""
 
 
+class GuestThreadOver(RuntimeError):
+    """A job came after the thread's end: the process is about to end too."""
+
+    def __init__(self) -> None:
+        super().__init__("the guest thread has ended")
+
+
 class GuestThread:
     """Runs ``machine`` while it is to run, and jobs in between.
 
@@ -220,4 +227,4 @@ class GuestThread:
             while True:
                 _, future = self._jobs.popleft()
                 if future is not None and future.set_running_or_notify_cancel():
-                    future.set_exception(RuntimeError("the guest thread has ended"))
+                    future.set_exception(GuestThreadOver())

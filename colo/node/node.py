@@ -23,6 +23,7 @@ from colo.failover import Ending, FailoverStatus
 from colo.life import Life
 from colo.messages import Channel, Hello
 from colo.node.guest import Emit, NodeGuest
+from colo.node.guest_thread import GuestThreadOver
 from colo.node.pairing import PrimaryPairing, SecondaryPairing
 from colo.node.replica import EpochRecord, Replica
 from colo.node.tunables import Tunables
@@ -73,12 +74,16 @@ class Node(NodeGuest):
         self._loop.call_soon_threadsafe(act, *arguments)
 
     def _undertake(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do ``work`` beside everything else.  What it raises is our fault, and the end of the node."""
+        """Do ``work`` beside everything else.  What it raises is our fault, and the end of the node.
+
+        But not that the guest's thread is over: the node was told to end, and is about to cancel ``work``.
+        """
         self._task = asyncio.create_task(work)
         self._task.add_done_callback(self._undertaken)
 
     def _undertaken(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (failure := task.exception()) is not None:
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None and not isinstance(failure, GuestThreadOver):
             traceback.print_exception(failure)
             self._quit(1)
 

@@ -213,6 +213,7 @@ CHILD = """
 import os, select, signal, sys
 from vmm.backends.console import Terminal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+signal.signal(signal.SIGHUP, signal.{hangup})  # and nohup has this one ignored
 terminal = Terminal(0, 0)
 def end(): {end}
 with terminal:
@@ -225,10 +226,9 @@ with terminal:
 """
 
 
-def start(ours: int, end: str = "pass") -> subprocess.Popen[bytes]:
-    made = subprocess.Popen(
-        (sys.executable, "-c", CHILD.format(end=end)), stdin=ours, stderr=subprocess.PIPE, bufsize=0
-    )
+def start(ours: int, end: str = "pass", hangup: str = "SIG_DFL") -> subprocess.Popen[bytes]:
+    program = CHILD.format(end=end, hangup=hangup)
+    made = subprocess.Popen((sys.executable, "-c", program), stdin=ours, stderr=subprocess.PIPE, bufsize=0)
     assert made.stderr is not None
     read_until(made.stderr.fileno(), b"raw\n")
     assert not local_flags(ours) & termios.ICANON
@@ -251,6 +251,19 @@ def test_a_signal_puts_the_terminal_back_and_still_kills(
     child.send_signal(number)
     assert finish(child) == -number
     assert termios.tcgetattr(pty[1]) == before
+
+
+def test_an_ignored_hangup_changes_nothing(pty: tuple[int, int]) -> None:
+    """As under nohup: the terminal stays raw and its user can go on typing."""
+    user, ours = pty
+    child = start(ours, hangup="SIG_IGN")
+    child.send_signal(signal.SIGHUP)
+    os.write(user, b"a")
+    assert child.stderr is not None
+    read_until(child.stderr.fileno(), b"a")
+    assert not local_flags(ours) & termios.ICANON
+    os.write(user, b"!")
+    assert finish(child) == 0
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
 from colo.errors import ControlError
 from colo.messages import VmstateReceived
+from tests.pair import mischief
 from tests.pair.history import last, repeated, text
 from tests.pair.nodes import LIMIT_S, Bench, Node, until
 from tests.pair.relay import Moment
@@ -112,6 +114,16 @@ def test_a_primary_that_is_told_to_end_hands_over(bench: Bench, how: str) -> Non
         primary.signal(signal.SIGTERM)
     assert primary.ended() == 0
     left(secondary, "secondary", "error")
+    until(lambda: last(secondary.said) > last(primary.said) + 2)
+    repeated(primary.said, secondary.said)
+
+
+def test_a_primary_that_is_told_to_end_as_a_checkpoint_begins(bench: Bench) -> None:
+    """The guest's thread may be over when it is asked to pause, which is no fault of anybody."""
+    primary = bench.start("a", mischief=partial(mischief.end_at_checkpoint, 3)).ready()
+    secondary = bench.incoming("b").ready()
+    primary.migrate(secondary.link)
+    assert primary.ended() == 0
     until(lambda: last(secondary.said) > last(primary.said) + 2)
     repeated(primary.said, secondary.said)
 

@@ -53,7 +53,8 @@ class RawMode:
         }
         with suppress(ValueError):  # only the main thread may handle signals; the rest must do elsewhere
             for number, handler in wanted.items():
-                self._handlers[number] = signal.signal(number, handler)
+                if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup: it shall not end us
+                    self._handlers[number] = signal.signal(number, handler)
         self._make_raw()
 
     def leave(self) -> None:
