@@ -12,6 +12,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
+from vmm.attention import Attention
 from vmm.clock import NEVER_NS
 from vmm.cpu.cpu import Stop
 
@@ -46,6 +47,7 @@ class RunLoop:
     """One machine's loop, and what it has to know from one turn to the next."""
 
     __slots__ = (
+        "_attention",
         "_calls",
         "_held",
         "_listening",
@@ -63,6 +65,7 @@ class RunLoop:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._attention = Attention(machine.cpu.block)
         self._ready: set[int] = set()
         self._resets = 0
         self._sources: dict[int, tuple[str, Callable[[], None]]] = {}
@@ -181,7 +184,16 @@ class RunLoop:
             self._calls[descriptor]()
         elif self._listening and descriptor in self._sources:
             self._sources[descriptor][1]()
+            self._attend()
             self._hold_if_full(descriptor)
+
+    def _attend(self) -> None:
+        received = sent = 0
+        for port in self._machine.nets:
+            assert port.card is not None
+            received += port.card.state.rx_frames
+            sent += port.card.state.tx_frames
+        self._attention.gave(received, sent)
 
     def _hold_if_full(self, descriptor: int) -> None:
         """While its device has no room for what it brought, do not look at a source of input."""
