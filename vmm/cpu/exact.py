@@ -64,8 +64,9 @@ from vmm.cpu.control import (
     WATCHES,
 )
 from vmm.cpu.inline_clock import block_instructions, default_block
-from vmm.cpu.native import call1, i64, load8, load16, load64, native, store32, store64
+from vmm.cpu.native import call1, i64, load16, load64, native, store32, store64
 from vmm.cpu.ticks import now, until_stop
+from vmm.cpu.unwind import find_instruction
 
 RUN, CHARGED, STOPPED, BOUNDARY = range(4)
 """Charge the block and run it; run it; do not run it; it is an ordinary one."""
@@ -78,42 +79,7 @@ def stop(control: int, reason: int) -> None:
     call1(load64(control + FN_EMU_STOP), load64(control + UC))
 
 
-# Instructions of a block
-
-
-@native
-def _signed_leb128(at: int) -> tuple[int, int]:
-    """A number of any length, and the address after it."""
-    value, shift = i64(0), i64(0)
-    while True:
-        byte = load8(at)
-        at += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte & 0x80 == 0:
-            break
-    if byte & 0x40 and shift < 64:
-        value |= i64(-1) << shift
-    return value, at
-
-
-@native
-def _search(block: int, index: int, address: int) -> tuple[int, int]:
-    """The instruction number ``index``, or that at ``address``: its number and address; (-1, 0) if none.
-
-    Behind a block's code there are, for each instruction, the differences of its address, of the state of
-    the flags, and of the end of its code to those of the instruction before.
-    """
-    at = load64(block + layout.TB_CODE) + load64(block + layout.TB_CODE_SIZE)
-    pc = load64(block + layout.TB_PC)
-    for number in range(load16(block + layout.TB_ICOUNT)):
-        step, at = _signed_leb128(at)
-        _, at = _signed_leb128(at)
-        _, at = _signed_leb128(at)
-        pc += step
-        if number == index or (index < 0 and pc == address):
-            return i64(number), pc
-    return i64(-1), i64(0)
+# Watched instructions
 
 
 @native
@@ -126,7 +92,7 @@ def _next_watch(control: int, block: int, above: int) -> tuple[int, int]:
     for _ in range(load64(control + WATCH_COUNT)):
         address = load64(row)
         if begin <= address and address < end:
-            number, _pc = _search(block, i64(-1), address)
+            number, _pc = find_instruction(block, i64(-1), address)
             if number > above and (found == 0 or number < best):
                 found, best = row, number
         row += 8 * WATCH_WORDS
@@ -190,7 +156,7 @@ def _begin_part(control: int, at: int, block: int, size: int, part: int, charged
         return CHARGED
     if block == 0:
         block = default_block(control, at)
-    _, end = _search(block, part, i64(0))
+    _, end = find_instruction(block, part, i64(0))
     store64(control + PART_END, end)
     store64(control + REST, size - part)
     store64(control + STAGE, ASKED)

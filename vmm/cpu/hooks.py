@@ -25,6 +25,7 @@ from vmm.cpu.control import (
     ENV,
     ENV_TO_CONTROL,
     EXACT,
+    FN_CHECK_EXIT,
     FN_DO_HARDIRQ,
     FN_DO_INTERRUPT,
     FN_EPOLL_WAIT,
@@ -48,6 +49,7 @@ from vmm.cpu.control import (
     STOPPED_DEADLINE,
     STOPPED_HOST,
     STOPPED_REQUEST,
+    UC,
     WATCH_COUNT,
 )
 from vmm.cpu.exact import BOUNDARY, RUN, STOPPED, enter, go_on, is_watched, stop
@@ -63,6 +65,7 @@ from vmm.cpu.inline_clock import (
 )
 from vmm.cpu.native import (
     call1,
+    call2,
     call3,
     call4,
     callback,
@@ -182,6 +185,7 @@ def on_block(uc: int, address: int, size: int, control: int) -> None:
         charge = i64(size) if uc == 0 else load64(control + COST_INSTRUCTION)
         if _begin_patched(control, load64(control + BUDGET), charge) and uc != 0:
             repeat(control, uc, charge)
+        call2(load64(control + FN_CHECK_EXIT), load64(control + UC), 0)  # does not return from a stop
         return
     budget = load64(control + BUDGET)
     count(control, N_BLOCKS_SEEN)

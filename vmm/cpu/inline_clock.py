@@ -13,10 +13,11 @@ what they should be, writes a subtraction in front:
           call helper_check_exit_request          R:  unchanged
     END:  guest instructions                      END: unchanged
 
-The bytes from the call on are never touched, so the hook, which is running while it patches, returns
-to R as if nothing had happened, and the slow path is the old path told apart by ``edi == 0``
-("already charged").  A block whose prologue is not understood stays as it is and is charged by the
-hook: same clock, slower.
+That is the shape of blocks that are long or special; the others are entered just before END, with nothing
+to jump over (:mod:`vmm.cpu.block_entry`).  In both the call is never touched, so the hook, which is running
+while it patches, returns to R as if nothing had happened, and the slow path is the old path told apart by
+``edi == 0`` ("already charged").  A block whose prologue is not understood stays as it is and is charged by
+the hook: same clock, slower.
 
 A block that repeats a string instruction (:mod:`vmm.cpu.repeat`) has its count looked at as well: it goes
 on at END with few elements left only, and else calls the hook with the kind of repetition in edi.  Such a
@@ -33,10 +34,10 @@ from __future__ import annotations
 from typing import Any
 
 from vmm.cpu import layout
+from vmm.cpu.block_entry import move_entry
 from vmm.cpu.control import (
     CPU,
     ENV,
-    ENV_TO_BUDGET,
     FN_CHECK_EXIT,
     FN_TB_LOOKUP,
     HOOK_ADDRESS,
@@ -44,17 +45,13 @@ from vmm.cpu.control import (
     UC,
 )
 from vmm.cpu.native import call5, load8, load16, load32, load64, native, store8, store16, store32, store64
+from vmm.cpu.prologue import CHARGE_MAX, STORED_EIP, decode, slow_path_length, write_charge, write_slow_path
 from vmm.cpu.repeat import FEW
 
 _CS_BASE = layout.CS + layout.SEGMENT_BASE
 _EIP = layout.EIP
-_UNSET = 0x5BAD5BAD5BAD
-_STORED_EIP = 16
-"""Index in the scratch words, after sixteen decoded registers, of what is stored to env->eip."""
 PROLOGUE_MAX = 120
-LOADS_MAX = 12
 
-_BUDGET_DISPLACEMENT = ENV_TO_BUDGET & 0xFFFFFFFF
 _TB_PC, _TB_SIZE, _TB_ICOUNT = layout.TB_PC, layout.TB_SIZE, layout.TB_ICOUNT
 _TB_CS_BASE, _TB_CODE, _TB_CODE_SIZE = layout.TB_CS_BASE, layout.TB_CODE, layout.TB_CODE_SIZE
 _HFLAGS, _EFLAGS = layout.HFLAGS, layout.EFLAGS
@@ -62,11 +59,6 @@ _TB_FLAGS, _TB_CFLAGS = layout.TB_FLAGS_FROM_EFLAGS, layout.TB_CFLAGS_DEFAULT
 _JMP_CACHE = layout.CPU_TB_JMP_CACHE
 
 PATCHED, NO_BLOCK, NOT_A_PROLOGUE, OTHER_ARGUMENTS, NO_STOP_CHECK, NO_ROOM = range(6)
-
-
-@native
-def _signed32(value: int) -> int:
-    return value - (1 << 32) if value & 0x80000000 else value
 
 
 @native
@@ -125,75 +117,6 @@ def block_instructions(block: int) -> int:
 
 
 @native
-def _call_length(at: int) -> int:
-    """Bytes of the call instruction at ``at``; 0 if it is none."""
-    if load8(at) == 0xE8:  # call rel32
-        return 5
-    return 6 if load16(at) == 0x15FF else 0  # call [rip+d]
-
-
-@native
-def _call_target(at: int, length: int) -> int:
-    end = at + length
-    operand = end + _signed32(load32(end - 4))
-    return operand if length == 5 else load64(operand)
-
-
-@native
-def _follow_load(at: int, registers: int) -> int:
-    """Take note of the register load at ``at``; the address after it, or 0 when it is something else."""
-    rex = load8(at) if load8(at) & 0xF0 == 0x40 else 0
-    if rex != 0:
-        at += 1
-    opcode, modrm = load8(at), load8(at + 1)
-    reg = (modrm >> 3 & 7) | (rex & 4) << 1
-    rm = (modrm & 7) | (rex & 1) << 3
-    if 0xB8 <= opcode <= 0xBF:  # mov r, imm
-        rm = (opcode & 7) | (rex & 1) << 3
-        wide = rex & 8 != 0
-        store64(registers + 8 * rm, load64(at + 1) if wide else load32(at + 1))
-        return at + (9 if wide else 5)
-    if opcode == 0xC7 and rex == 0x48 and modrm == 0x85 and load32(at + 2) == _EIP:
-        store64(registers + 8 * _STORED_EIP, _signed32(load32(at + 6)))  # mov [rbp+eip], imm32
-        return at + 10
-    if opcode == 0xC7 and rex & 8 and modrm & 0xF8 == 0xC0:  # mov r, simm32
-        store64(registers + 8 * rm, _signed32(load32(at + 2)))
-        return at + 6
-    if opcode == 0x8D and rex & 8 and modrm & 0xC7 == 5:  # lea r, [rip+d]
-        store64(registers + 8 * reg, at + 6 + _signed32(load32(at + 2)))
-        return at + 6
-    if opcode == 0x89 and rex & 0xF9 == 0x48 and modrm & 0xC7 == 0x85 and load32(at + 2) == _EIP:
-        store64(registers + 8 * _STORED_EIP, load64(registers + 8 * reg))  # mov [rbp+eip], r
-        return at + 6
-    if opcode == 0x8B and rex & 8 and modrm >= 0xC0:  # mov r, r
-        store64(registers + 8 * reg, load64(registers + 8 * rm))
-        return at + 2
-    if opcode == 0x33 and modrm >= 0xC0 and reg == rm:  # xor r, r
-        store64(registers + 8 * reg, 0)
-        return at + 2
-    return 0
-
-
-@native
-def _decode(at: int, registers: int, target: int) -> int:
-    """Follow register loads from ``at`` to a call of ``target``.
-
-    Returns the address after the call, or 0 when anything is not one of the few instructions that
-    the engine's code generator uses for this.  ``registers`` are 17 words (see _STORED_EIP).
-    """
-    for index in range(17):
-        store64(registers + 8 * index, _UNSET)
-    for _ in range(LOADS_MAX):
-        length = _call_length(at)
-        if length != 0:
-            return at + length if _call_target(at, length) == target else 0
-        at = _follow_load(at, registers)
-        if at == 0:
-            return 0
-    return 0
-
-
-@native
 def patch_block(control: int, block: int, pc: int, size: int, charge: int, kind: int) -> int:
     """Rewrite the prologue of ``block``; PATCHED or the reason why it was left alone.
 
@@ -203,10 +126,10 @@ def patch_block(control: int, block: int, pc: int, size: int, charge: int, kind:
         return NO_BLOCK
     start = load64(block + _TB_CODE)
     registers = load64(control + SCRATCH)
-    resume = _decode(start, registers, load64(control + HOOK_ADDRESS))
+    resume = decode(start, registers, load64(control + HOOK_ADDRESS))
     if resume == 0:
         return NOT_A_PROLOGUE
-    eip = load64(registers + 8 * _STORED_EIP)
+    eip = load64(registers + 8 * STORED_EIP)
     uc = load64(control + UC)
     if (
         eip != pc - load64(block + _TB_CS_BASE)
@@ -217,64 +140,25 @@ def patch_block(control: int, block: int, pc: int, size: int, charge: int, kind:
     ):
         return OTHER_ARGUMENTS
     call = resume - (5 if load8(resume - 5) == 0xE8 else 6)
-    end = _decode(resume, registers, load64(control + FN_CHECK_EXIT))
+    end = decode(resume, registers, load64(control + FN_CHECK_EXIT))
     if end == 0 or load64(registers + 8 * 7) != uc or load64(registers + 8 * 6) != 0:
         return NO_STOP_CHECK
+    if end - start > PROLOGUE_MAX or end > start + load64(block + _TB_CODE_SIZE):
+        return NO_ROOM
     if kind != 0 and start + _patch_length(eip, charge, kind) > call:
         kind = 0  # then it goes on element by element
-    if start + _patch_length(eip, charge, kind) > call or end - start > PROLOGUE_MAX:
-        return NO_ROOM
-    if end > start + load64(block + _TB_CODE_SIZE):
+    if kind == 0 and move_entry(block, call, resume, end, eip, charge):
+        return PATCHED
+    if start + _patch_length(eip, charge, kind) > call:
         return NO_ROOM
     _write_patch(start, call, end, eip, charge, kind)
     return PATCHED
 
 
 @native
-def _fits_imm32(value: int) -> bool:
-    return -(1 << 31) <= value < (1 << 31)
-
-
-@native
 def _patch_length(eip: int, charge: int, kind: int) -> int:
-    store_eip = 11 if _fits_imm32(eip) else 17
-    if kind != 0:
-        return 8 + 9 + store_eip + 2 + 3
-    take_charge = 8 + 3 if charge <= 127 else 5 + 7
-    return take_charge + 2 + store_eip + 2 + 2
-
-
-@native
-def _write_charge(at: int, charge: int) -> int:
-    """Take ``charge`` from the budget; the address after it."""
-    if charge <= 127:  # sub qword [rbp + budget], charge
-        store8(at, 0x48)
-        store16(at + 1, 0xAD83)
-        store32(at + 3, _BUDGET_DISPLACEMENT)
-        store8(at + 7, charge)
-        return at + 8
-    store8(at, 0xBA)  # mov edx, charge; sub qword [rbp + budget], rdx
-    store32(at + 1, charge)
-    store8(at + 5, 0x48)
-    store16(at + 6, 0x9529)
-    store32(at + 8, _BUDGET_DISPLACEMENT)
-    return at + 12
-
-
-@native
-def _write_store(at: int, eip: int) -> int:
-    """Store ``eip``; the address after it."""
-    if _fits_imm32(eip):  # mov qword [rbp + eip], imm32
-        store32(at, 0x0085C748 | (_EIP & 0xFF) << 24)
-        store32(at + 4, _EIP >> 8)
-        store32(at + 7, eip & 0xFFFFFFFF)
-        return at + 11
-    store16(at, 0xBE48)  # mov rsi, eip; mov [rbp + eip], rsi
-    store64(at + 2, eip)
-    store16(at + 10, 0x8948)
-    store8(at + 12, 0xB5)
-    store32(at + 13, _EIP)
-    return at + 17
+    way_past = 9 if kind != 0 else 2
+    return (8 if charge <= CHARGE_MAX else 12) + way_past + slow_path_length(eip, charge, kind)
 
 
 @native
@@ -292,27 +176,9 @@ def _write_way_past(at: int, end: int, kind: int) -> int:
 
 @native
 def _write_patch(start: int, call: int, end: int, eip: int, charge: int, kind: int) -> None:
-    at = _write_charge(start, charge)
+    at = write_charge(start, charge)
     at = _write_way_past(at, end, kind)
-    at = _write_store(at, eip)
-    if (
-        kind == 0 and charge <= 127
-    ):  # push charge; pop rdx: two bytes less than mov, which large ones had above
-        store16(at, charge << 8 | 0x6A)
-        store8(at + 2, 0x5A)
-        at += 3
-    store16(at, 0x5955)  # push rbp; pop rcx
-    at += 2
-    if kind == 0:
-        store16(at, 0xFF31)  # xor edi, edi
-        at += 2
-    else:
-        store16(at, kind << 8 | 0x6A)  # push kind; pop rdi
-        store8(at + 2, 0x5F)
-        at += 3
-    while at < call:
-        store8(at, 0x90)
-        at += 1
+    write_slow_path(at, call, eip, charge, kind)
 
 
 def explain(reason: Any) -> str:

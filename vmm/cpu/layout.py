@@ -68,6 +68,12 @@ TB_CODE = 32
 TB_CODE_SIZE = 40
 TB_PAGE, TB_SECOND_PAGE = 72, 80
 """RAM addresses of the pages that it was translated from; -1: no second one."""
+TB_EXIT_UNLINKED, TB_EXIT_JUMP = 88, 96
+"""Its two exits to other blocks, two bytes and eight bytes each, from the begin of its code: where the exit
+goes on while it leads nowhere (NO_EXIT: there is none), and the operand of its jump."""
+NO_EXIT = 0xFFFF
+TB_INCOMING, TB_NEXT_INCOMING = 112, 120
+"""The exits that jump to it, as a list: block | exit, and there eight bytes for each exit."""
 
 # CPUX86State
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = (8 * n for n in range(8))
