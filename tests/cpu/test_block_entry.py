@@ -22,6 +22,7 @@ from vmm.cpu.selfcheck_links import blocks, exit_of
 
 ABSENT = 0x50000
 FUNCTION = 0x20000
+LINE = 64
 TAKE, JLE = b"\x48\x83\xad" + struct.pack("<i", ENV_TO_BUDGET), 0x7E
 """sub qword [rbp + budget], byte; and what follows it."""
 
@@ -113,6 +114,7 @@ def test_every_block_is_entered_there(machine: Machine, patching: bool) -> None:
     assert machine.register("rdx") == 20 * 3 + 20 * 5
     if patching:
         assert check_entries(machine) >= 8
+        assert {word(block + layout.TB_CODE) % LINE for block in descriptors(machine).values()} == {0}
 
 
 @pytest.mark.parametrize("before", [12, 60, 131])

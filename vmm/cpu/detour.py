@@ -10,6 +10,10 @@ in our private copy of the library (:mod:`vmm.cpu.library`), so nobody else's Un
 The replaced functions are reached only from generated code and never return into the bytes that
 were overwritten.  Where one constant is wrong, that instruction alone is replaced (:data:`PATCHES`).
 
+The engine lets a block's code begin where a line of the host's cache does.  Ours is entered further on
+(:mod:`vmm.cpu.block_entry`), so the code begins that much before the next line: then what is never executed
+is in a line of its own.
+
 The engine also reads the host's clock in one place: it resizes its TLB by how much time has passed.
 A guest could tell (a page's accessed bit is set again when the TLB forgot the page), so the library's
 pointer to ``gettimeofday`` leads to a function that gives virtual time: that of the machine which the
@@ -22,6 +26,7 @@ import ctypes
 import mmap
 import threading
 
+from vmm.cpu import layout
 from vmm.cpu.elf_image import function_room, jump_slot
 from vmm.cpu.library import Library, supported
 from vmm.errors import EngineError
@@ -84,8 +89,18 @@ PATCHES: dict[str, tuple[int, bytes, bytes]] = {
 }
 """Function -> (offset, the bytes that must be there, the bytes that replace them)."""
 
+ALLOCATE, STORE_AT = "tcg_tb_alloc", 0x45
+STORE_KNOWN = bytes.fromhex("48c787c8000000 00000000")
+"""Where room for a block is taken: an instruction that clears data_gen_ptr, which nothing reads."""
+
 _CLOCK_FUNCTION = "gettimeofday"
 
+
+_LINE = 64
+_ON_HEAP = 4096
+"""A size that the C library, where the engine's structures are from, allocates on the heap."""
+_STORE_PC, _NUMBER, _CALL, _CLEAR, _MOVED = 11, 5, 5, 2, 10
+"""Bytes of a prologue's instructions; an address takes 5 or 10."""
 
 THREADS_MAX = 256
 
@@ -164,12 +179,28 @@ def install(library: Library, callbacks: dict[str, int]) -> int:
     for function, callback in FUNCTIONS.items():
         stub = _jump(callbacks[callback])
         _overwrite(_function(library, function, len(stub)), stub)
+    _patch(library, ALLOCATE, STORE_AT, STORE_KNOWN, _skip(block_lead()).ljust(len(STORE_KNOWN), b"\x90"))
     for function, (offset, known, better) in PATCHES.items():
         _patch(library, function, offset, known, better)
     for function, prologue in PRECEDED.items():
         _precede(library, function, prologue, callbacks["settle_flags"])
     _replace_pointer(library, _code.add(running.stub(callbacks["guest_time"])))
     return _wrap(library, callbacks[WRAPPER])
+
+
+def block_lead() -> int:
+    """Bytes to skip before the code of a block, so that the entry of most is the begin of a line.
+
+    In front of it are the arguments of the hook and of the stop check, two calls, and ten bytes less.
+    """
+    address = 5 if ctypes.addressof(ctypes.create_string_buffer(_ON_HEAP)) < 1 << 32 else 10
+    before = _STORE_PC + _NUMBER + _NUMBER + 3 * address + _CALL + _CLEAR + _CALL - _MOVED
+    return -before % _LINE
+
+
+def _skip(count: int) -> bytes:
+    """add qword [rdi + code_gen_ptr], count"""
+    return b"\x48\x83\x87" + layout.TCG_CODE_END.to_bytes(4, "little") + bytes((count,))
 
 
 def _function(library: Library, name: str, size: int) -> int:

@@ -25,6 +25,8 @@ TCG_EPILOGUE = 0x98
 """Pointer to the code that returns 0 to the engine's main loop."""
 EPILOGUE_BEGINS = b"\x33\xc0"
 """xor eax, eax"""
+TCG_CODE_END = 0xC0
+"""``code_gen_ptr``: where the next block goes."""
 TCG_FLUSHES = 0x98D0
 """How often all translated code was dropped."""
 
