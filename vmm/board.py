@@ -131,7 +131,9 @@ class Board:
         self._pci_lines = [WiredOr(self._irq[number]) for number in INTA_IRQS]
         for net, port in zip(self._config.nets, nets, strict=True):
             line, msi = self._slot_wires()
-            port.card = VirtioNet(net.mac, port.transmit, self._ram, line, msi, net.offloads, port.posted)
+            port.card = VirtioNet(
+                net.mac, port.transmit, self._ram, line, msi, net.offloads, port.posted, port.direct
+            )
             self._plug(port.port, port.card)
         for number, (disk, medium) in enumerate(self._disks(ide=False)):
             line, msi = self._slot_wires()
@@ -141,16 +143,11 @@ class Board:
 
     def _slot_wires(self) -> tuple[Line, Callable[[int, int], None]]:
         """The next slot's interrupt pin, shared with every second slot, and its message port."""
-        return self._pci_lines[self._slots % len(INTA_IRQS)].input(), self._message
+        return self._pci_lines[self._slots % len(INTA_IRQS)].input(), self.chips["lapic"].message
 
     def _plug(self, name: str, function: PciFunction) -> None:
         self.chips["pci"].plug(self._slots, self._add(name, function))
         self._slots += 1
-
-    def _message(self, address: int, data: int) -> None:
-        """An MSI write (SDM vol. 3 11.11): address 0xFEExxxxx, vector and mode in the data."""
-        if address >> 20 == 0xFEE:
-            self.chips["lapic"].deliver(data & 0xFF, bool(data & 0x8000), data >> 8 & 7)
 
     def questions(self) -> Questions:
         """What the processor asks of the board."""

@@ -119,6 +119,25 @@ class Rings(Protocol):
         None: it is not as simple as that, and nothing was done.
         """
 
+    # Frames that begin with a header, each of them a read(2) or writev(2) of a descriptor of the host.
+
+    def receive(
+        self, queue: RingRegisters, descriptor: int, mergeable: bool
+    ) -> tuple[int, int, bool, bytes | None]:
+        """As many as there are and find room: the same as ``merge`` for each.
+
+        How many and their bytes without headers, whether the driver wants an interrupt for any of them, and
+        what was read last, if that is not a frame for which it is so simple.
+        """
+
+    def send(self, queue: RingRegisters, descriptor: int) -> tuple[int, int, int, int, bool]:
+        """Send the buffers that there are, give them back, ask for the next, and show them.
+
+        How many, their bytes and those of the longest without headers, how many are left because it is not
+        as simple as that (0: none), and whether the driver wants an interrupt.  Where some are left, nothing
+        was shown.
+        """
+
 
 class Memory(Protocol):
     """Guest physical memory as a bus master sees it.  Anything outside RAM raises BadAddress.

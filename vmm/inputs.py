@@ -93,6 +93,11 @@ class Door:
             return NEVER_NS
         return min(self.replayer.next_input_ns, self.replayer.next_mark_ns)
 
+    @property
+    def is_plain(self) -> bool:
+        """Does nobody write down, say again, compare or overhear what passes?"""
+        return self.recorder is None and self.replayer is None and self.heard is None
+
     # In
 
     def enter(self, port: str, payload: bytes) -> bool:

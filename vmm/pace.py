@@ -34,13 +34,14 @@ RESPONSE_NS = 50_000_000
 class Pacer:
     """The host's descriptors, and (if ``paced``) the relation of virtual time to the wall."""
 
-    __slots__ = ("_anchor_ns", "_epoll", "_wake", "_watched", "deaf", "paced")
+    __slots__ = ("_anchor_ns", "_epoll", "_number", "_wake", "_watched", "deaf", "paced")
 
     def __init__(self, paced: bool) -> None:
         self.paced = paced
         self.deaf = False
         """Look at no descriptor: a guest that is tried out must not take what is for the one that serves."""
         self._epoll = select.epoll()
+        self._number = self._epoll.fileno()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._watched: set[int] = set()
@@ -51,7 +52,7 @@ class Pacer:
     @property
     def descriptor(self) -> int:
         """For the native poll; -1 when there is nothing to look at."""
-        return self._epoll.fileno() if self._watched and not self.deaf else -1
+        return self._number if self._watched and not self.deaf else -1
 
     @property
     def can_wake(self) -> bool:
@@ -71,11 +72,11 @@ class Pacer:
 
     def ready(self, timeout_ns: int = 0) -> set[int]:
         """Descriptors with input, after at most ``timeout_ns``."""
-        if 0 < timeout_ns < COARSE_NS and self._epoll.fileno() < SELECT_MAX:
+        if 0 < timeout_ns < COARSE_NS and self._number < SELECT_MAX:
             # epoll counts milliseconds: a guest that sleeps 100 us would sleep ten times as long
             select.select([self._epoll], [], [], timeout_ns / 1e9)
             timeout_ns = 0
-        found = {descriptor for descriptor, _ in self._epoll.poll(timeout_ns / 1e9)}
+        found = set(dict(self._epoll.poll(timeout_ns / 1e9)))  # without what each of them is ready for
         if self._wake in found:
             os.eventfd_read(self._wake)
             found.discard(self._wake)
@@ -93,6 +94,7 @@ class Pacer:
         """
         self.close()
         self._epoll = select.epoll()
+        self._number = self._epoll.fileno()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         for descriptor in (self._wake, *sorted(self._watched)):
             self._epoll.register(descriptor, select.EPOLLIN)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from vmm.backends.console import Console
-from vmm.backends.net import NetBackend
+from vmm.backends.net import FrameDescriptor, NetBackend
 from vmm.clock import TimerClock
 from vmm.devices.uart import Uart
 from vmm.devices.virtio_net import F_GUEST_CSUM, F_GUEST_TSO4, F_GUEST_TSO6, VirtioNet
@@ -31,12 +31,12 @@ class SerialPort:
         "_clock",
         "_door",
         "_feed",
-        "_feed_due",
         "_line",
-        "_unshown",
         "consoles",
+        "feed_due",
         "port",
         "uart",
+        "unshown",
         "watch",
     )
 
@@ -45,9 +45,11 @@ class SerialPort:
         self._door = door
         self._clock = clock
         self._feed = clock.timer(f"{port}.feed", self._feed_again)
-        self._feed_due = False
+        self.feed_due = False
+        """It is time for :meth:`retry`."""
         self._line = bytearray()
-        self._unshown = bytearray()
+        self.unshown = bytearray()
+        """What :meth:`show` would hand on."""
         self.consoles: list[Console] = []
         self.uart: Uart | None = None
         self.watch: Callable[[int], None] | None = None
@@ -55,7 +57,7 @@ class SerialPort:
 
     def transmit(self, byte: int) -> None:
         """The UART's sink."""
-        self._unshown.append(byte)
+        self.unshown.append(byte)
         self._line.append(byte)
         if byte == NEWLINE or len(self._line) >= LINE_MAX:
             self._door.leave(self.port, self._line)
@@ -65,9 +67,9 @@ class SerialPort:
 
     def show(self) -> None:
         """Hand what the guest said so far to the consoles."""
-        if self._unshown:
-            data = bytes(self._unshown)
-            self._unshown.clear()
+        if self.unshown:
+            data = bytes(self.unshown)
+            self.unshown.clear()
             for console in self.consoles:
                 console.write(data)
 
@@ -75,19 +77,19 @@ class SerialPort:
         """Type ``data``: the guest gets it as fast as its FIFO empties."""
         self._door.enter(self.port, data)
 
-    def pump(self, console: Console) -> None:
-        """Take what was typed at ``console``, as long as the guest keeps up with it."""
+    def pump(self, console: Console) -> bool:
+        """Take what was typed at ``console``, as long as the guest keeps up with it.  Does it?"""
         while not self._door.is_full(self.port):
             data = console.receive()
             if data is None:
-                return
+                return True
             self.send(data)
+        return False
 
     def retry(self) -> None:
-        """Between two blocks: feed the guest what waits, if it is time."""
-        if self._feed_due:
-            self._feed_due = False
-            self._door.retry(self.port)
+        """Between two blocks: feed the guest what waits."""
+        self.feed_due = False
+        self._door.retry(self.port)
 
     def restart(self) -> None:
         """The guest's state was replaced, or a log begins: a line begins here."""
@@ -106,7 +108,7 @@ class SerialPort:
 
     def _feed_again(self) -> None:
         """Alarms of one instant fire in an order of their own, and inputs enter after all of them."""
-        self._feed_due = True
+        self.feed_due = True
 
 
 @runtime_checkable
@@ -119,7 +121,7 @@ class TakesOffloads(Protocol):
 class NetPort:
     """A card's other end: frames between a back end and the door."""
 
-    __slots__ = ("_door", "_features", "_look", "backend", "card", "port", "rx_ready")
+    __slots__ = ("_door", "_features", "_look", "_open", "backend", "card", "port", "rx_ready")
 
     def __init__(
         self, port: str, backend: NetBackend, door: Door, look: Callable[[], None] = lambda: None
@@ -127,6 +129,7 @@ class NetPort:
         """``look`` asks the machine to come by between two blocks."""
         self.port = port
         self.backend = backend
+        self._open = backend if isinstance(backend, FrameDescriptor) else None
         self._door = door
         self._look = look
         self._features = -1
@@ -139,17 +142,35 @@ class NetPort:
         self._door.leave(self.port, frame)
         self.backend.transmit(frame)
 
+    def direct(self) -> int:
+        """The descriptor that the card may read and write by itself; -1: somebody else has to see it pass."""
+        if self._open is None or not self._door.is_plain:
+            return -1
+        return self._open.descriptor
+
     def _receive(self, frame: bytes) -> int:
         assert self.card is not None
         return len(frame) if self.card.receive(frame) else REFUSED
 
-    def pump(self) -> None:
-        """Move frames from the back end to the guest, until one of them has no more."""
-        self.agree_on_offloads()
+    def pump(self) -> bool:
+        """Move frames from the back end to the guest, until one of them has no more.  Is it the back end?"""
+        assert self.card is not None
+        if self.card.state.driver_features != self._features:
+            self.agree_on_offloads()
         port, door = self.port, self._door
         more = not door.is_full(port)
+        if more and self._open is not None and (descriptor := self.direct()) >= 0:
+            moved, frame = self.card.fetch(descriptor)
+            if moved and frame is None:
+                return True
+            if frame is not None:
+                frame = self._open.admitted(frame)
+                if frame is None:
+                    return True
+                more = door.enter(port, frame)
         while more and (frame := self.backend.receive()) is not None:
             more = door.enter(port, frame)
+        return more
 
     def posted(self) -> None:
         """The card's word that receiving is worth another try; tried between two blocks."""

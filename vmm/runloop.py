@@ -54,6 +54,7 @@ class RunLoop:
         "_machine",
         "_ready",
         "_resets",
+        "_settled",
         "_sources",
         "ended",
         "errands",
@@ -68,7 +69,9 @@ class RunLoop:
         self._attention = Attention(machine.cpu.block)
         self._ready: set[int] = set()
         self._resets = 0
-        self._sources: dict[int, tuple[str, Callable[[], None]]] = {}
+        self._settled = False
+        """Nothing can have ended the machine since this was looked at."""
+        self._sources: dict[int, tuple[str, Callable[[], bool]]] = {}
         self._held: list[int] = []
         self._listening = True
         self._calls: dict[int, Callable[[], None]] = {}
@@ -94,7 +97,8 @@ class RunLoop:
             assert port.card is not None
             port.card.moderate(machine.clock, port.port)
 
-    def _listen(self, descriptor: int, port: str, pump: Callable[[], None]) -> None:
+    def _listen(self, descriptor: int, port: str, pump: Callable[[], bool]) -> None:
+        """``pump`` says whether its device has room for more."""
         if descriptor >= 0:
             self._sources[descriptor] = (port, pump)
             self._machine.pacer.watch(descriptor, self._listening)
@@ -134,17 +138,20 @@ class RunLoop:
     def run(self, until_ns: int) -> Ended:
         """Until virtual ``until_ns``, or until something of :class:`Ended` happens."""
         self._resets = 0
+        self._settled = False
+        clock, parts = self._machine.clock, self._machine.cpu.parts
         try:
             while True:
-                inside = self._machine.cpu.parts.inside
+                inside = parts.inside
                 if not inside:
                     self._serve()
                 if self.ended is not None:
                     ended, self.ended = self.ended, None
                     return ended
-                if not inside and self._machine.clock.now_ns >= until_ns:
+                now = clock.now_ns
+                if now >= until_ns and not inside:
                     return Ended.TIME
-                self._advance(until_ns)
+                self._advance(now, until_ns)
         finally:
             self._machine.serial.show()
 
@@ -159,12 +166,14 @@ class RunLoop:
         self._take_inputs()
         if self.places is not None and machine.clock.now_ns >= self.place_ns:
             self.places()
-        machine.serial.show()
+        if machine.serial.unshown:
+            machine.serial.show()
 
     def _take_inputs(self) -> None:
         """What the host has, and what waited until its device has room."""
         machine = self._machine
-        machine.serial.retry()
+        if machine.serial.feed_due:
+            machine.serial.retry()
         for port in machine.nets:
             if port.rx_ready:
                 port.rx_ready = False
@@ -181,11 +190,13 @@ class RunLoop:
 
     def _take_from(self, descriptor: int) -> None:
         if descriptor in self._calls:
+            self._settled = False
             self._calls[descriptor]()
         elif self._listening and descriptor in self._sources:
-            self._sources[descriptor][1]()
+            has_room = self._sources[descriptor][1]()
             self._attend()
-            self._hold_if_full(descriptor)
+            if not has_room:
+                self._hold_if_full(descriptor)
 
     def _attend(self) -> None:
         received = sent = 0
@@ -204,27 +215,33 @@ class RunLoop:
             self._held.append(descriptor)
         self._machine.pacer.watch(descriptor, not full)
 
-    def _advance(self, until_ns: int) -> None:
+    def _advance(self, now_ns: int, until_ns: int) -> None:
         """Run to the next stop, or let a halted guest wait for its next alarm or input."""
         machine = self._machine
         cpu, pacer = machine.cpu, machine.pacer
-        finished = self._finished()
-        if finished is not None:
-            self.ended = finished  # only now: a stop that came since the last look is in there
-            return
+        if cpu.halted or not self._settled:
+            finished = self._finished()
+            if finished is not None:
+                self.ended = finished  # only now: a stop that came since the last look is in there
+                return
         if self.errands:
+            self._settled = False
             self.errands.pop(0)()
             return
-        limit = min(until_ns, machine.door.next_ns, self.place_ns)
+        limit = until_ns if until_ns < self.place_ns else self.place_ns
+        if machine.door.replayer is not None:
+            limit = min(limit, machine.door.next_ns)
         if cpu.halted and not cpu.can_take_interrupt:
             if not self._tell_waiting_guest():
                 self._rest(limit)
             return
         if self.watch is not None:
             self.watch(False)
-        machine.clock.set_limit(min(limit, pacer.limit_ns(machine.clock.now_ns)))
+        slice_end = pacer.limit_ns(now_ns)
+        machine.clock.set_limit(slice_end if slice_end < limit else limit)
         cpu.poll(pacer.descriptor)
         stop = cpu.run()
+        self._settled = stop is Stop.HOST_INPUT or stop is Stop.DEADLINE
         if stop is Stop.HOST_INPUT or (stop is Stop.HALT and pacer.can_wake):
             self._ready = pacer.ready()
         elif stop is Stop.SHUTDOWN:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vmm.errors import BackendError, ConfigError
 
@@ -68,6 +68,21 @@ class NetBackend(Protocol):
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class FrameDescriptor(Protocol):
+    """A back end that is a descriptor and nothing more: each read(2) and writev(2) moves one frame, at once.
+
+    With the header in front.  Whoever reads it himself has to ask what a frame of any size is.
+    """
+
+    @property
+    def descriptor(self) -> int:
+        """-1 when it has been closed."""
+
+    def admitted(self, frame: bytes) -> bytes | None:
+        """What was read, or None: it is no frame, and counted as lost."""
 
 
 class Nowhere:

@@ -47,7 +47,7 @@ _GONE = (errno.EBADFD, errno.ENODEV)
 class Tap:
     """The TAP interface ``name``, made if it does not exist."""
 
-    __slots__ = ("_fd", "dropped", "name")
+    __slots__ = ("descriptor", "dropped", "name")
     offloads = True
     pending_output = False  # the kernel takes a frame or loses it; there is nothing to wait for
 
@@ -55,9 +55,9 @@ class Tap:
         _check_name(name)
         self.name = name
         self.dropped = 0
-        self._fd = _open_device(name)
+        self.descriptor = _open_device(name)
         try:
-            _attach(self._fd, name)
+            _attach(self.descriptor, name)
             self.set_offloads(checksum=True, tso4=True, tso6=True)
         except BaseException:
             self.close()
@@ -73,7 +73,7 @@ class Tap:
         if checksum:  # segmentation without checksums is refused by the kernel
             flags |= (TUN_F_TSO4 if tso4 else 0) | (TUN_F_TSO6 if tso6 else 0)
         try:
-            fcntl.ioctl(self._fd, TUNSETOFFLOAD, flags)
+            fcntl.ioctl(self.descriptor, TUNSETOFFLOAD, flags)
         except OSError as exc:
             raise BackendError(
                 f"tap={self.name}: the kernel refuses checksum and TCP segmentation offload"
@@ -81,15 +81,18 @@ class Tap:
             ) from None
 
     def fileno(self) -> int:
-        return self._fd
+        return self.descriptor
 
     def receive(self) -> bytes | None:
         try:
-            frame = os.read(self._fd, TOO_LONG)
+            frame = os.read(self.descriptor, TOO_LONG)
         except BlockingIOError:
             return None
         except OSError as exc:
             raise self._lost(exc) from None
+        return self.admitted(frame)
+
+    def admitted(self, frame: bytes) -> bytes | None:
         if SHORTEST <= len(frame) < TOO_LONG:
             return frame
         self.dropped += 1
@@ -100,7 +103,7 @@ class Tap:
             self.dropped += 1
             return
         try:
-            os.write(self._fd, frame)
+            os.write(self.descriptor, frame)
         except OSError as exc:
             # EIO: the interface is down.  EINVAL: the guest's header contradicts its frame.
             if exc.errno in _GONE:
@@ -111,9 +114,9 @@ class Tap:
         pass
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
 
     def _lost(self, exc: OSError) -> BackendError:
         return BackendError(

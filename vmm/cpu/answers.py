@@ -22,13 +22,14 @@ Answer = Callable[[int, int, int], int]
 class Answers:
     """Functions that native code may call, each behind a guard."""
 
-    __slots__ = ("_block", "_failure", "_guards", "_outer", "_pointers", "_stop")
+    __slots__ = ("_block", "_failure", "_guards", "_main_thread", "_outer", "_pointers", "_stop")
 
     def __init__(self, block: ControlBlock, stop: Callable[[], None]) -> None:
         """``stop`` makes the guest stop at its next block."""
         self._block = block
         self._stop = stop
         self._failure: BaseException | None = None
+        self._main_thread = 0
         self._guards: set[CodeType] = set()
         self._pointers: dict[str, object] = {}
         self._outer: Callable[[sys.UnraisableHookArgs], object] = sys.unraisablehook
@@ -86,16 +87,18 @@ class Answers:
             self._block["STOP_REQUEST"] = 0
             raise failure
 
-    def keep_lost(self) -> Callable[[sys.UnraisableHookArgs], object] | None:
+    def keep_lost(self, thread: int) -> Callable[[sys.UnraisableHookArgs], object] | None:
         """Keep what a signal handler raises on the way into a guard, before its ``try``.
 
         Python runs handlers in the main thread, wherever it happens to be; ctypes hands what is raised
         there to ``sys.unraisablehook`` and the access that was to be made answers 0.  Returns the hook to be
-        put back afterwards, or None where there is none, because no handler runs in this thread.  A handler
-        may have raised before that was done the last time: our own hook is then still there.
+        put back afterwards, or None where there is none, because no handler runs in this ``thread``.  One may
+        have raised before that was done the last time: our own hook is then still there.
         """
-        if threading.get_ident() != threading.main_thread().ident:
-            return None
+        if thread != self._main_thread:
+            if thread != threading.main_thread().ident:
+                return None
+            self._main_thread = thread
         if sys.unraisablehook != self._keep:
             self._outer = sys.unraisablehook
         sys.unraisablehook = self._keep

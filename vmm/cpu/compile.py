@@ -37,6 +37,7 @@ _CODE = (
     "regions",
     "dma_kernel",
     "ring_kernel",
+    "frames_kernel",
     "apic_kernel",
 )
 _SOURCES = (

@@ -180,61 +180,68 @@ def offset(name: str) -> int:
     return _OFFSET[name]
 
 
+def index(name: str) -> int:
+    """Which word it is, of :attr:`ControlBlock.words`."""
+    return _INDEX[name]
+
+
 class ControlBlock:
     """Python's view of one control block: ``block["DEADLINE"]`` reads and writes words."""
 
-    __slots__ = ("_budget", "_scratch", "_words", "address")
+    __slots__ = ("_scratch", "address", "budget", "words")
 
     def __init__(self) -> None:
         words = (ctypes.c_int64 * len(NAMES))()
-        self._words = memoryview(words).cast("B").cast("q")  # an item costs half of what an array's does
+        self.words = memoryview(words).cast("B").cast("q")  # an item costs half of what an array's does
+        """By number (:func:`index`), for what is done on every run."""
         self._scratch = np.zeros(SCRATCH_WORDS, np.int64)
         self.address = ctypes.addressof(words)
-        self._budget = ctypes.c_int64(0)
+        self.budget = ctypes.c_int64(0)
         self["SCRATCH"] = int(self._scratch.ctypes.data)
         self["DEADLINE"] = self["STOP_AT"] = self["STOP_AT_NS"] = NEVER_NS
         self["POLL_FD"] = -1
 
     def __getitem__(self, name: str) -> int:
-        return self._words[_INDEX[name]]
+        return self.words[_INDEX[name]]
 
     def __setitem__(self, name: str, value: int) -> None:
-        self._words[_INDEX[name]] = value
+        self.words[_INDEX[name]] = value
 
     def attach(self, cpu: int) -> None:
         """Put the budget word into the engine's CPUState and let env find this block."""
         now = self.now_ns
-        self._budget = ctypes.c_int64.from_address(cpu + SCRATCH_BUDGET)
+        self.budget = ctypes.c_int64.from_address(cpu + SCRATCH_BUDGET)
         self["BUDGET"] = cpu + SCRATCH_BUDGET
         ctypes.c_int64.from_address(cpu + SCRATCH_CONTROL).value = self.address
         self.now_ns = now
 
     @property
     def now_ns(self) -> int:
-        return self._words[0] - self._budget.value
+        return self.words[0] - self.budget.value
 
     @now_ns.setter
     def now_ns(self, value: int) -> None:
-        budget = self._words[0] - value
-        self["NOT_CODE"] += self._budget.value - budget
-        self._budget.value = budget
+        budget = self.words[0] - value
+        self["NOT_CODE"] += self.budget.value - budget
+        self.budget.value = budget
 
     def look_at(self, time_ns: int) -> None:
         """Look again at ``time_ns`` or a quantum from now, whichever comes first."""
-        words = self._words
-        now = words[0] - self._budget.value
+        words = self.words
+        now = words[0] - self.budget.value
         base = now + words[3]
         if time_ns < base:
             base = time_ns
         words[0] = base
-        self._budget.value = base - now
+        self.budget.value = base - now
 
     def stop_at(self, time_ns: int) -> None:
         """The next deadline; looked at there, or at once where something waits already."""
-        words = self._words
+        words = self.words
         words[_DEADLINE] = time_ns
-        waiting = words[_INTR] or words[_NMI] or words[_STOP_REQUEST] or words[_EXACT]
-        self.look_at(0 if waiting else time_ns)
+        if words[_INTR] or words[_NMI] or words[_STOP_REQUEST] or words[_EXACT]:
+            time_ns = 0
+        self.look_at(time_ns)
 
     def look_now(self) -> None:
         """Look before the next block."""

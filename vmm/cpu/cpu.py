@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from collections.abc import Callable
 from enum import Enum
 from functools import lru_cache
@@ -37,6 +38,7 @@ from vmm.errors import EngineError
 from vmm.ram import HIGH_BASE, PAGE_SIZE, Ram
 
 _DOUBLE_FAULT = 8
+_REASON, _REST, _STAGE, _POLL_FD = map(control.index, ("REASON", "REST", "STAGE", "POLL_FD"))
 
 
 class Stop(Enum):
@@ -182,19 +184,20 @@ class Cpu:
     def run(self) -> Stop:
         """Execute until something of :class:`Stop` happens, and raise what a device raised."""
         assert self._engine.uc, "this machine was closed"
-        block = self.block
-        block["REASON"] = control.STOPPED_HALT
+        block, words = self.block, self.block.words
+        words[_REASON] = control.STOPPED_HALT
         halted, self.halted, began_ns = self.halted, False, block.now_ns
-        detour.running.enter(block.address)
-        if block["REST"]:
+        thread = threading.get_ident()
+        detour.running.enter(block.address, thread)
+        if words[_REST]:
             self.parts.resume()
-        outer = self._answers.keep_lost()
+        outer = self._answers.keep_lost(thread)
         try:
             error = self._start(self._engine.uc, self._rip.value, 0, 0, 0)
         finally:
             if outer is not None:
                 sys.unraisablehook = outer
-        if block["STAGE"]:
+        if words[_STAGE]:
             self.parts.drop()
         self._answers.raise_kept()
         if error:
@@ -205,7 +208,7 @@ class Cpu:
         return self._stop_reason()
 
     def _stop_reason(self) -> Stop:
-        reason = _REASONS[self.block["REASON"]]
+        reason = _REASONS[self.block.words[_REASON]]
         if reason is Stop.REQUEST:
             self.block["STOP_REQUEST"] = 0
         elif reason is Stop.HALT:
@@ -225,7 +228,7 @@ class Cpu:
 
     def poll(self, descriptor: int) -> None:
         """While running, stop when this epoll descriptor has an event (-1: do not look)."""
-        self.block["POLL_FD"] = descriptor
+        self.block.words[_POLL_FD] = descriptor
 
     def raise_nmi(self) -> None:
         """Latch a non-maskable interrupt."""
@@ -291,12 +294,12 @@ class Cpu:
             ctypes.c_int64.from_address(descriptor + layout.TLB_WINDOW_BEGIN).value = -NEVER_NS
             ctypes.c_uint64.from_address(descriptor + layout.TLB_WINDOW_MAX).value = 0
             ctypes.c_uint64.from_address(descriptor + layout.TLB_USED).value = 0
-        detour.running.enter(self.block.address)
+        detour.running.enter(self.block.address, threading.get_ident())
         self.library.tlb_flush_x86_64(cpu)
 
     def set_a20(self, enabled: bool) -> None:
         """Address line 20: off wraps at 1 MiB as on an 8086."""
-        detour.running.enter(self.block.address)
+        detour.running.enter(self.block.address, threading.get_ident())
         self.library.x86_cpu_set_a20_x86_64(self._engine.cpu, int(enabled))
 
     # State

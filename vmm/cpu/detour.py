@@ -118,9 +118,8 @@ class Running:
         self._words[0] = ctypes.cast(ctypes.CDLL(None).pthread_self, ctypes.c_void_p).value or 0
         self._slots: dict[int, int] = {}
 
-    def enter(self, control: int) -> None:
-        """The calling thread runs the machine with this control block from now on."""
-        thread = threading.get_ident()
+    def enter(self, control: int, thread: int) -> None:
+        """The calling thread, which is ``thread``, runs the machine with this control block from now on."""
         slot = self._slots.get(thread)
         if slot is None:
             slot = self._slots[thread] = self._vacant()

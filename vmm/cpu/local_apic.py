@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 from vmm.cpu.control import ControlBlock
 
@@ -14,11 +15,12 @@ _ACCEPT = ctypes.PYFUNCTYPE(None, *[ctypes.c_int64] * 3)
 class LocalApic:
     """The processor's side of :class:`vmm.devices.lapic.Lapic`."""
 
-    __slots__ = ("_accept", "_ask", "_block", "_filtered", "_shared")
+    __slots__ = ("_ask", "_block", "_filtered", "_shared", "accept")
 
     def __init__(self, block: ControlBlock, callbacks: dict[str, int]) -> None:
         self._block = block
-        self._accept: Any = _ACCEPT(callbacks["accept"])
+        self.accept: Callable[[int, bool], None] = partial(_ACCEPT(callbacks["accept"]), block.address)
+        """A fixed interrupt comes; and does it want an EOI?"""
         self._shared: tuple[object, ...] = ()
         self._ask = True
         self._filtered = False
@@ -34,10 +36,6 @@ class LocalApic:
         """The task priority; and whether the chip has to be asked for every vector."""
         self._block["APIC_TPR"], self._ask = tpr, ask
         self._decide()
-
-    def accept(self, vector: int, level: bool) -> None:
-        """A fixed interrupt comes; ``level``: it wants an EOI."""
-        self._accept(self._block.address, vector, level)
 
     def filter(self, filtered: bool) -> None:
         """Somebody wants to see every vector first."""

@@ -20,6 +20,7 @@ from vmm.cpu import control, layout, library
 from vmm.cpu.engine import Engine
 
 _U64 = (1 << 64) - 1
+_REST = control.index("REST")
 
 
 class Parts:
@@ -47,7 +48,7 @@ class Parts:
     @property
     def inside(self) -> bool:
         """Between two instructions of one block, and not between two blocks?"""
-        return self._block["REST"] != 0
+        return self._block.words[_REST] != 0
 
     def begins_ns(self, ahead: int) -> int:
         """When the instruction begins that so many others come before, of the block at hand."""

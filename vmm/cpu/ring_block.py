@@ -9,6 +9,10 @@ from __future__ import annotations
     LOW_END,
     HIGH_BASE,
     HIGH_END,
+    # functions of libc, and room for a frame
+    READ,
+    WRITEV,
+    FRAME,
     # what is asked
     OPTIONS,
     WRITTEN,  # bytes of the buffer that is given back; of a frame, its bytes
@@ -19,6 +23,12 @@ from __future__ import annotations
     SIZE,
     EVENT_IDX,
     INDIRECT,
+    # frames that passed between a descriptor and the ring
+    FRAMES,
+    BYTES,  # of them, without the header
+    LONGEST,
+    HELD,  # bytes of one that was read and is not in the ring, or -1
+    # the queue again
     TOLD,
     PUBLISHED,
     USED,
@@ -32,7 +42,7 @@ from __future__ import annotations
     READ_BYTES,
     WRITE_BYTES,
     ROWS,
-) = range(0, 8 * 25, 8)
+) = range(0, 8 * 32, 8)
 """Byte offsets in the block."""
 ROWS_MAX = 1024
 """CHAIN_MAX of virtio_queue: rows that a buffer has, and that there is room for."""
@@ -47,3 +57,7 @@ MERGEABLE, HOST_HEADER = 1, 2
 """Options of a frame: it may fill several buffers; it begins with a header."""
 NOT_SO_SIMPLE = -100
 """This frame is for Python; nothing was done."""
+
+NET_HEADER = 12
+FRAME_MIN, FRAME_ROOM = NET_HEADER + 14, NET_HEADER + 65550 + 1
+"""Bytes of a frame with its header, and those that are read: one that fills them is too long."""

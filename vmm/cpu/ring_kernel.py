@@ -8,7 +8,7 @@ found in RAM, and no loop runs longer than the queue, or ROWS_MAX.  A rule that 
 negative number, ``-1 - kind`` of ``virtio_queue.Violation``.
 
 The *block* (:mod:`vmm.cpu.ring_block`) is what one call needs, in words, and the rows of the buffer that it
-took.
+took.  What a network card does with rings is in :mod:`vmm.cpu.frames_kernel`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from vmm.cpu.native import (
     load32,
     load64,
     native,
-    store8,
     store16,
     store32,
     store64,
@@ -35,19 +34,15 @@ from vmm.cpu.ring_block import (
     DEVICE,
     DRIVER,
     EVENT_IDX,
-    FILLED,
     HAD_CODE,
     HEAD,
     HIGH_BASE,
     HIGH_END,
     HOST,
-    HOST_HEADER,
     INDIRECT,
     LEFT,
     LOW_END,
-    MERGEABLE,
     NEXT_AVAIL,
-    NOT_SO_SIMPLE,
     OPTIONS,
     PUBLISHED,
     READ_BYTES,
@@ -68,12 +63,11 @@ _INDIRECT_NOT_OFFERED, _INDIRECT_NESTED, _INDIRECT_SIZE = range(-10, -13, -1)
 _NEXT, _WRITE, _INDIRECT = 1, 2, 4
 _NO_INTERRUPT = 1
 _RING_HEADER, _USED_ELEMENT = 4, 8
-_NET_HEADER, _NUM_BUFFERS = 12, 10
 _PAGE_BITS = 12
 
 
 @native
-def _place(block: int, base: int, offset: int, length: int) -> int:
+def place(block: int, base: int, offset: int, length: int) -> int:
     """The host's address of so many bytes at ``offset`` of a ring or table, or 0: not in RAM."""
     if base < 0:
         return 0
@@ -84,7 +78,7 @@ def _place(block: int, base: int, offset: int, length: int) -> int:
 
 
 @native
-def _is_code(block: int, where: int, length: int) -> bool:
+def is_code(block: int, where: int, length: int) -> bool:
     """Was code translated from a page of what is to be written?"""
     pages = load64(load64(block + CONTROL) + CODE_PAGES)
     offset = where - load64(block + HOST)
@@ -96,7 +90,7 @@ def _is_code(block: int, where: int, length: int) -> bool:
 
 @native
 def _note(block: int, where: int, length: int) -> None:
-    if _is_code(block, where, length):
+    if is_code(block, where, length):
         store64(block + HAD_CODE, 1)
 
 
@@ -104,9 +98,9 @@ def _note(block: int, where: int, length: int) -> None:
 
 
 @native
-def _pending(block: int) -> int:
+def pending(block: int) -> int:
     """Buffers made available and not yet taken."""
-    where = _place(block, load64(block + DRIVER), 2, 2)
+    where = place(block, load64(block + DRIVER), 2, 2)
     if where == 0:
         return _OUTSIDE_RAM
     count = (load16(where) - load64(block + NEXT_AVAIL)) & 0xFFFF
@@ -114,11 +108,11 @@ def _pending(block: int) -> int:
 
 
 @native
-def _next_head(block: int) -> int:
+def next_head(block: int) -> int:
     """The head of the next buffer, which is taken with that."""
     next_avail = load64(block + NEXT_AVAIL)
     slot = 2 * (next_avail & (load64(block + SIZE) - 1))
-    where = _place(block, load64(block + DRIVER), _RING_HEADER + slot, 2)
+    where = place(block, load64(block + DRIVER), _RING_HEADER + slot, 2)
     if where == 0:
         return _OUTSIDE_RAM
     store64(block + NEXT_AVAIL, (next_avail + 1) & 0xFFFF)
@@ -169,12 +163,12 @@ def _follow(block: int, table: int, count: int, index: int, rows: int, rows_max:
 
 
 @native
-def _chain(block: int, head: int, rows: int, rows_max: int) -> int:
+def chain(block: int, head: int, rows: int, rows_max: int) -> int:
     """The rows of buffer ``head``: how many, or what is wrong."""
     count = load64(block + SIZE)
     if head >= count:
         return _HEAD_RANGE
-    table = _place(block, load64(block + DESC), 0, ROW_SIZE * count)
+    table = place(block, load64(block + DESC), 0, ROW_SIZE * count)
     if table == 0:
         return _OUTSIDE_RAM
     row = table + ROW_SIZE * head
@@ -185,7 +179,7 @@ def _chain(block: int, head: int, rows: int, rows_max: int) -> int:
     count = _indirect_count(block, length, flags)
     if count < 0:
         return count
-    table = _place(block, load64(row), 0, length)
+    table = place(block, load64(row), 0, length)
     if table == 0:
         return _OUTSIDE_RAM
     return _follow(block, table, count, 0, rows, rows_max)
@@ -196,14 +190,14 @@ def _taken(block: int) -> int:
     """Take the next buffer; how many more there are, or what is wrong."""
     left = load64(block + LEFT)
     if left < 0:
-        left = _pending(block)
+        left = pending(block)
         if left <= 0:
             return left
-    head = _next_head(block)
+    head = next_head(block)
     if head < 0:
         return head
     store64(block + HEAD, head)
-    found = _chain(block, head, block + ROWS, ROWS_MAX)
+    found = chain(block, head, block + ROWS, ROWS_MAX)
     return found if found < 0 else left - 1
 
 
@@ -211,11 +205,11 @@ def _taken(block: int) -> int:
 
 
 @native
-def _give(block: int, head: int, written: int) -> int:
+def give(block: int, head: int, written: int) -> int:
     """The next element of the used ring."""
     used = load64(block + USED)
     element = _USED_ELEMENT * (used & (load64(block + SIZE) - 1))
-    where = _place(block, load64(block + DEVICE), _RING_HEADER + element, _USED_ELEMENT)
+    where = place(block, load64(block + DEVICE), _RING_HEADER + element, _USED_ELEMENT)
     if where == 0:
         return _OUTSIDE_RAM
     store32(where, head)
@@ -228,7 +222,7 @@ def _give(block: int, head: int, written: int) -> int:
 @native
 def _write_index(block: int, offset: int, index: int) -> int:
     """``idx`` of the used ring, or ``avail_event`` behind it."""
-    where = _place(block, load64(block + DEVICE), offset, 2)
+    where = place(block, load64(block + DEVICE), offset, 2)
     if where == 0:
         return _OUTSIDE_RAM
     store16(where, index)
@@ -243,18 +237,18 @@ def _wants_interrupt(block: int) -> int:
     if published == told:
         return 0
     if load64(block + EVENT_IDX) == 0:
-        flags = _place(block, load64(block + DRIVER), 0, 1)
+        flags = place(block, load64(block + DRIVER), 0, 1)
         if flags == 0:
             return _OUTSIDE_RAM
         return 1 - (load8(flags) & _NO_INTERRUPT)
-    event = _place(block, load64(block + DRIVER), _RING_HEADER + 2 * load64(block + SIZE), 2)
+    event = place(block, load64(block + DRIVER), _RING_HEADER + 2 * load64(block + SIZE), 2)
     if event == 0:
         return _OUTSIDE_RAM
     return 1 if (published - load16(event) - 1) & 0xFFFF < (published - told) & 0xFFFF else 0
 
 
 @native
-def _show(block: int) -> int:
+def show(block: int) -> int:
     """Let the driver see what was given back; 1: it wants an interrupt."""
     used = load64(block + USED)
     if used != load64(block + PUBLISHED):
@@ -271,95 +265,29 @@ def ring_take(block: int) -> int:
     store64(block + READERS, 0)
     store64(block + WRITERS, 0)
     head = load64(block + HEAD)
-    left = _give(block, head, load64(block + WRITTEN)) if head >= 0 else 0
+    left = give(block, head, load64(block + WRITTEN)) if head >= 0 else 0
     if left == 0:
         left = _taken(block)
     store64(block + LEFT, left)
     return left
 
 
+@native
+def ask_and_show(block: int) -> int:
+    """Ask to be told of the next buffer, and show what was given back; 1: the driver wants an interrupt."""
+    if load64(block + EVENT_IDX) != 0:
+        behind = _RING_HEADER + _USED_ELEMENT * load64(block + SIZE)
+        wrong = _write_index(block, behind, load64(block + NEXT_AVAIL))
+        if wrong < 0:
+            return wrong
+    return show(block)
+
+
 @callback(i64(i64))
 def ring_finish(block: int) -> int:
     """Give back HEAD, if it is one; ask for the next if that is wanted; show what was given back."""
     head = load64(block + HEAD)
-    wrong = _give(block, head, load64(block + WRITTEN)) if head >= 0 else 0
-    if wrong == 0 and load64(block + OPTIONS) & ASK and load64(block + EVENT_IDX) != 0:
-        behind = _RING_HEADER + _USED_ELEMENT * load64(block + SIZE)
-        wrong = _write_index(block, behind, load64(block + NEXT_AVAIL))
-    return wrong if wrong < 0 else _show(block)
-
-
-# A frame for the guest: 5.1.6.4.  All of it or nothing, so that what is not simple can be left to Python.
-
-
-@native
-def _room_for(block: int, needed: int) -> int:
-    """Take buffers until a frame has room, in RAM without code; how many.  Rows get the host's addresses."""
-    pending = _pending(block)
-    buffers, rows, room = 0, 0, 0
-    while room < needed:
-        if buffers >= pending or (buffers > 0 and not load64(block + OPTIONS) & MERGEABLE):
-            return NOT_SO_SIMPLE
-        head = _next_head(block)
-        first = block + ROWS + ROW_SIZE * rows
-        found = _chain(block, head, first, ROWS_MAX - rows) if head >= 0 else head
-        if found < 0 or load64(block + READERS) != 0 or load64(block + WRITE_BYTES) < _NET_HEADER:
-            return NOT_SO_SIMPLE
-        for row in range(first, first + ROW_SIZE * found, ROW_SIZE):
-            length = load32(row + 8)
-            where = _place(block, load64(row), 0, length)
-            if where == 0:
-                return NOT_SO_SIMPLE
-            if room < needed and _is_code(block, where, min(length, needed - room)):
-                return NOT_SO_SIMPLE
-            store64(row, where)
-            room += length
-        store64(block + FILLED + ROW_SIZE * buffers, head)
-        store64(block + FILLED + ROW_SIZE * buffers + 8, found)
-        buffers, rows = buffers + 1, rows + found
-    return buffers
-
-
-@native
-def _copy(to: int, source: int, count: int) -> None:
-    words = count & ~7
-    for at in range(0, words, 8):
-        store64(to + at, load64(source + at))
-    for at in range(words, count):
-        store8(to + at, load8(source + at))
-
-
-@native
-def _write_frame(block: int, frame: int, at: int, to: int, count: int, buffers: int) -> None:
-    """``count`` bytes of header and frame, from byte ``at`` on."""
-    has_header = load64(block + OPTIONS) & HOST_HEADER != 0
-    while at < _NET_HEADER and count > 0:
-        if at >= _NUM_BUFFERS:
-            store8(to, buffers >> 8 * (at - _NUM_BUFFERS))
-        else:
-            store8(to, load8(frame + at) if has_header else 0)
-        at, to, count = at + 1, to + 1, count - 1
-    _copy(to, frame + at - (0 if has_header else _NET_HEADER), count)
-
-
-@callback(i64(i64, i64))
-def ring_merge(block: int, frame: int) -> int:
-    """Put a frame of WRITTEN bytes into as many buffers as it needs, give them back and show them."""
-    needed = load64(block + WRITTEN)
-    if not load64(block + OPTIONS) & HOST_HEADER:
-        needed += _NET_HEADER
-    buffers = _room_for(block, needed)
-    if buffers < 0:
-        return buffers
-    at, row = 0, block + ROWS
-    for number in range(buffers):
-        entry = block + FILLED + ROW_SIZE * number
-        began = at
-        for _ in range(load64(entry + 8)):
-            count = min(load32(row + 8), needed - at)
-            _write_frame(block, frame, at, load64(row), count, buffers)
-            at, row = at + count, row + ROW_SIZE
-        wrong = _give(block, load64(entry), at - began)
-        if wrong < 0:
-            return wrong
-    return _show(block)
+    wrong = give(block, head, load64(block + WRITTEN)) if head >= 0 else 0
+    if wrong < 0:
+        return wrong
+    return ask_and_show(block) if load64(block + OPTIONS) & ASK else show(block)

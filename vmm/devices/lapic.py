@@ -208,6 +208,11 @@ class Lapic:
             s.extint = True
             self._update()
 
+    def message(self, address: int, data: int) -> None:
+        """A write by MSI (SDM, "Message Signalled Interrupts"): address 0xFEExxxxx, the rest in the data."""
+        if address >> 20 == 0xFEE:
+            self.deliver(data & 0xFF, data & 0x8000 != 0, data >> 8 & 7)
+
     def virtual_wire(self) -> None:
         """What a BIOS programs before it boots: 8259A interrupts through LINT0, NMI on LINT1."""
         self._write_svr(reg.SVR_ENABLE | 0xFF)

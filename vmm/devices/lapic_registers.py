@@ -7,6 +7,7 @@ is in lapic.py; the timer's part is in lapic_timer.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Protocol
 
 from vmm.devices.lapic_timer import TimerState
@@ -86,8 +87,9 @@ class Core(Protocol):
     def depends(self, tpr: int, ask: bool) -> None:
         """The task priority; and whether the chip has to be asked for every vector."""
 
-    def accept(self, vector: int, level: bool) -> None:
-        """Put a fixed interrupt in IRR."""
+    @property
+    def accept(self) -> Callable[[int, bool], None]:
+        """Put a fixed interrupt in IRR: its vector, and whether it wants an EOI."""
 
 
 def highest(vectors: bytearray) -> int:

@@ -34,9 +34,9 @@ from collections.abc import Callable
 from typing import Annotated
 
 from vmm.clock import NEVER_NS
-from vmm.device import Clock, Line, Memory, Timer
+from vmm.device import UNREAD, Clock, Line, Memory, Timer
 from vmm.devices.virtio_buffer import Segments, gather, scatter
-from vmm.devices.virtio_pci import STATUS_DRIVER_OK, VirtioPci, VirtioState
+from vmm.devices.virtio_pci import ISR_QUEUE, STATUS_DRIVER_OK, VirtioPci, VirtioState
 from vmm.devices.virtio_queue import QueueState, RingViolation, Violation, VirtQueue
 from vmm.errors import ConfigError
 from vmm.state import field, length, u8, u16, u64
@@ -127,9 +127,10 @@ class VirtioNet(VirtioPci):
 
     ``transmit`` is called once per frame, with bytes that are valid only during the call.
     ``rx_ready`` is called when ``receive`` is worth another try after it returned False.
+    ``direct`` gives a descriptor that takes frames as ``transmit`` does, or -1 while that has to be called.
     """
 
-    __slots__ = ("_alarm", "_clock", "_host_header", "_mac", "_rx_ready", "_transmit")
+    __slots__ = ("_alarm", "_clock", "_direct", "_host_header", "_mac", "_rx_ready", "_transmit")
 
     state: VirtioNetState
 
@@ -142,6 +143,7 @@ class VirtioNet(VirtioPci):
         msi: Callable[[int, int], None],
         offloads: bool = False,
         rx_ready: Callable[[], None] | None = None,
+        direct: Callable[[], int] = lambda: -1,
     ) -> None:
         if len(mac) != 6 or mac[0] & 1:
             raise ConfigError(f"MAC address {mac.hex(':')}: expected 6 bytes, the first one even (unicast)")
@@ -151,6 +153,7 @@ class VirtioNet(VirtioPci):
         self._host_header = HEADER_SIZE if offloads else 0
         self._transmit = transmit
         self._rx_ready = rx_ready
+        self._direct = direct
         self._clock: Clock | None = None
         self._alarm: Timer | None = None
         self.reset()
@@ -174,14 +177,26 @@ class VirtioNet(VirtioPci):
         ):
             state.rx_dropped += 1
             return True
-        if self._clock is not None:
-            now = self._clock.now_ns
-            if now == state.rx_last_ns:
-                state.busy = BUSY_NOTIFICATIONS
-            state.rx_last_ns = now
+        self._note_arrivals(1)
         if not self._guarded(QUEUE_RX, self._deliver, bytes(frame), size):
             state.rx_dropped += 1
         return not state.rx_refused
+
+    def fetch(self, descriptor: int) -> tuple[int, bytes | None]:
+        """Receive frames from there, many at once; how many, and what else was read: perhaps no frame."""
+        rings, state, queue = self._memory.rings, self.state, self.queues[QUEUE_RX].state
+        if rings is None or not (self._live(self.queues[QUEUE_RX]) and state.link & LINK_UP):
+            return 0, None
+        mergeable = state.driver_features & F_MRG_RXBUF != 0
+        frames, size, wanted, held = rings.receive(queue, descriptor, mergeable)
+        if frames:
+            self._note_arrivals(frames)
+            state.rx_refused = False
+            state.rx_frames += frames
+            state.rx_bytes += size
+            if wanted:  # between two blocks one request is as good as several
+                self._interrupt(queue.vector, ISR_QUEUE)
+        return frames, held
 
     def idle(self) -> bool:
         """The processor waits for interrupts: nothing is gained by waiting with ours.  Was there one?"""
@@ -250,7 +265,7 @@ class VirtioNet(VirtioPci):
         if state.tx_alarm_ns != NEVER_NS and clock is not None and not queue.wants_interrupt():
             queue.settle()  # the driver found out by itself: what follows has its own delay
             self._set_alarm(clock.now_ns + TX_DELAY_NS)
-        wanted = queue.serve(self._send, settle=False)
+        wanted = self._send_all(queue)
         if wanted and state.busy and clock is not None and queue.untold < queue.state.size >> 1:
             if state.tx_alarm_ns == NEVER_NS:
                 self._set_alarm(clock.now_ns + TX_DELAY_NS)
@@ -259,6 +274,18 @@ class VirtioNet(VirtioPci):
         if state.tx_alarm_ns != NEVER_NS:
             self._set_alarm(NEVER_NS)
         return wanted
+
+    def _send_all(self, queue: VirtQueue) -> bool:
+        state, rings, left = self.state, self._memory.rings, UNREAD
+        if rings is not None and state.link & LINK_UP and (descriptor := self._direct()) >= 0:
+            frames, size, longest, left, wanted = rings.send(queue.state, descriptor)
+            state.tx_frames += frames
+            state.tx_bytes += size
+            if longest >= LARGE:
+                state.busy = BUSY_NOTIFICATIONS
+            if not left:
+                return wanted
+        return queue.serve(self._send, left=left, settle=False)
 
     def _send(self, readable: Segments, size: int, _writable: Segments, _room: int) -> int:
         state = self.state
@@ -290,6 +317,14 @@ class VirtioNet(VirtioPci):
             self._alarm.arm(at_ns)
 
     # Private: reception.
+
+    def _note_arrivals(self, frames: int) -> None:
+        """Several at one time come to a busy driver."""
+        if self._clock is not None:
+            state, now = self.state, self._clock.now_ns
+            if frames > 1 or now == state.rx_last_ns:
+                state.busy = BUSY_NOTIFICATIONS
+            state.rx_last_ns = now
 
     def _buffers_posted(self) -> bool:
         """Kicks for receive buffers are wanted only while a frame waits for them."""

@@ -142,13 +142,13 @@ class VirtQueue:
 
     # A pass over the queue.
 
-    def serve(self, work: Work, *, settle: bool = True) -> bool:
+    def serve(self, work: Work, *, left: int = UNREAD, settle: bool = True) -> bool:
         """Let ``work`` have every buffer there is now; does the driver want an interrupt for that?
 
-        Afterwards the driver is asked to tell of the next one.
+        Afterwards the driver is asked to tell of the next one.  ``left``: of a pass that others began.
         """
         head, written = NOTHING, 0
-        buffer = self.take()
+        buffer = self.take(left)
         while buffer is not None:
             left, head, readable, size, writable, room = buffer
             written = work(readable, size, writable, room)
