@@ -2,6 +2,9 @@
 
 These hold what is in flight between the host and the door (:mod:`vmm.inputs`), and nothing that the
 guest can notice.
+
+A frame passes the door.  Where nobody stands there, and the back end is a descriptor and nothing more, the
+card moves frames by itself, many in one call: the guest is given the same at the same time.
 """
 
 from __future__ import annotations

@@ -22,6 +22,9 @@ a driver that sends large segments or receives several frames at one time; one t
 listens in turns is told at once, or its answers would wait.  The delay ends with an alarm, when the
 processor halts, or when half of the ring is waiting.
 
+Between the rings and a bare descriptor of the host (``direct``, ``fetch``) frames are moved by the memory's
+``rings``, many at once, until one is not simple: that one is moved by what stands here.
+
 Not modelled: several queue pairs, receive filters, VLAN filters, hash reporting, notification
 coalescing; the control queue knows VIRTIO_NET_CTRL_ANNOUNCE only.  A host that wants to filter does
 so in its back end.
@@ -170,11 +173,8 @@ class VirtioNet(VirtioPci):
         """A frame for the guest; False: no room now, keep it and wait for ``rx_ready``."""
         state = self.state
         size = len(frame) - self._host_header
-        if not (
-            self._live(self.queues[QUEUE_RX])
-            and state.link & LINK_UP
-            and ETHERNET_HEADER <= size <= FRAME_MAX
-        ):
+        live = self._live(self.queues[QUEUE_RX]) and state.link & LINK_UP
+        if not (live and ETHERNET_HEADER <= size <= FRAME_MAX):
             state.rx_dropped += 1
             return True
         self._note_arrivals(1)
