@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.cpu.checked_lookup import checking
 from tests.cpu.machine import Machine
 
 
@@ -32,3 +33,13 @@ def new(patching: bool) -> Iterator[Callable[..., Machine]]:
 @pytest.fixture
 def machine(new: Callable[..., Machine]) -> Machine:
     return new()
+
+
+@pytest.fixture
+def checked(machine: Machine) -> Iterator[Any]:
+    """Every answer to where the next block is must be the engine's; the counts so far."""
+    with checking() as words:
+        yield words
+        asked, wrong, *last = words.tolist()
+        assert asked > 0
+        assert wrong == 0, [hex(word) for word in last]

@@ -1,15 +1,15 @@
-"""Finding the next block after an indirect jump.
+"""Finding the next block after an indirect jump, when the jump cache does not know it.
 
 Generated code calls a helper with the state of the processor and jumps to the block that it answers.
 The engine looks in its jump cache, a table by virtual address, and else in a hash table of all blocks.
 It clears the jump cache whenever it forgets address translations, so with every load of CR3, and a guest
 that switches between processes finds the same few hundred blocks in the hash table again and again.
 
-:func:`lookup_block` is that helper with a table of our own between the two: rows by virtual and physical
-address, which stay true whatever CR3 is.  The physical address comes from the TLB, where the engine
-looks first as well; when it is not there the engine is asked, which then walks page tables, sets accessed
-bits or faults.  A row is believed if its block still is what is looked for and is not invalid.
-Blocks are freed only all at once, by a flush, which the engine counts; the table is cleared then.
+:func:`find_code` is the rest of our helper (:mod:`vmm.cpu.jump_cache`), with a table of our own between the
+two: rows by virtual and physical address, which stay true whatever CR3 is.  The physical address comes from
+the TLB, where the engine looks first as well; when it is not there the engine is asked, which then walks page
+tables, sets accessed bits or faults.  A row is believed if its block still is what is looked for and is not
+invalid.  Blocks are freed only all at once, by a flush, which the engine counts; the table is cleared then.
 
 A block that lies in two pages is the right one if the second page, too, is mapped where it was; it is
 translated after all else was found equal, as the engine does.
@@ -25,15 +25,12 @@ from vmm.cpu.control import (
     EPILOGUE,
     FLUSHES,
     FLUSHES_SEEN,
-    FN_CODE_PAGE,
-    FN_FIND_CODE,
     FN_MEMSET,
     FN_TB_LOOKUP,
-    LOW_END,
 )
 from vmm.cpu.inline_clock import jump_cache_slot
-from vmm.cpu.native import call2, call3, call5, callback, i64, load32, load64, native, store64
-from vmm.cpu.tlb import present_entry
+from vmm.cpu.jump_cache import NO_PAGE, code_page, set_row
+from vmm.cpu.native import call3, call5, callback, i64, load32, load64, native, store64
 
 _PAGE_AT, _SECOND_PAGE_AT, _BLOCK_AT = 8, 16, 24
 """In a row, which begins with the virtual address."""
@@ -41,8 +38,6 @@ _PAGE_AT, _SECOND_PAGE_AT, _BLOCK_AT = 8, 16, 24
 _PAGE = -4096
 _SPREAD = 0x9E3779B97F4A7C15 - (1 << 64)
 """2^64 divided by the golden ratio, as a signed word: a product's high bits depend on all bits."""
-_NO_PAGE = -4096
-"""The engine's -1, of which the offset in the page was taken off."""
 _NO_SECOND_PAGE = -1
 _CFLAGS_KEY = 0xFF0EFFFF
 """The bits of cflags by which a block is looked for, with the one that says that it is invalid."""
@@ -60,16 +55,6 @@ def _is_block(block: int, pc: int, cs_base: int, flags: int) -> bool:
 
 
 @native
-def _code_page(control: int, env: int, address: int) -> int:
-    """RAM address of the page of code at ``address``, or _NO_PAGE; faults as the engine does."""
-    entry = present_entry(env, address)
-    page = load64(entry + layout.TLB_PHYSICAL)
-    if load64(entry + layout.TLB_ADDR_CODE) == address & _PAGE and 0 <= page < load64(control + LOW_END):
-        return page
-    return call2(load64(control + FN_CODE_PAGE), env, address) & _PAGE
-
-
-@native
 def _row(control: int, pc: int, page: int) -> int:
     """Where the block at ``pc`` in ``page`` would be."""
     flushes = load32(load64(control + FLUSHES))
@@ -84,15 +69,15 @@ def _row(control: int, pc: int, page: int) -> int:
 @native
 def _second_page_is(control: int, env: int, pc: int, page: int) -> bool:
     """Is the page after that of ``pc`` mapped where it was when the block was translated?"""
-    return page == _NO_SECOND_PAGE or _code_page(control, env, (pc & _PAGE) - _PAGE) == page
+    return page == _NO_SECOND_PAGE or code_page(control, env, (pc & _PAGE) - _PAGE) == page
 
 
 @native
 def _find(control: int, env: int, pc: int, cs_base: int, flags: int) -> int:
     """The block for an address and a mode that the jump cache does not hold, or 0."""
     cpu = env - layout.ENV_FROM_CPU
-    page = _code_page(control, env, pc)
-    if page == _NO_PAGE:
+    page = code_page(control, env, pc)
+    if page == NO_PAGE:
         return 0
     row = _row(control, pc, page)
     block = load64(row + _BLOCK_AT)
@@ -110,24 +95,16 @@ def _find(control: int, env: int, pc: int, cs_base: int, flags: int) -> int:
 
 
 @callback(i64(i64, i64, i64, i64, i64))
-def find_code(env: int, pc: int, cs_base: int, flags: int, slot: int) -> int:
-    """The rest of :func:`lookup_block`, apart so that what is usual saves few registers."""
-    control = load64(env + ENV_TO_CONTROL)
-    block = _find(control, env, pc, cs_base, flags)
-    if block == 0:
-        return load64(control + EPILOGUE)
-    store64(slot, block)
-    return load64(block + layout.TB_CODE)
-
-
-@callback(i64(i64))
-def lookup_block(env: int) -> int:
-    """helper_lookup_tb_ptr: the code to go on with, or that which returns to the engine's main loop."""
-    cs_base = load64(env + layout.CS + layout.SEGMENT_BASE)
-    pc = load64(env + layout.EIP) + cs_base
-    flags = load32(env + layout.HFLAGS) | load64(env + layout.EFLAGS) & layout.TB_FLAGS_FROM_EFLAGS
+def find_code(env: int, pc: int, cs_base: int, flags: int, none: int) -> int:
+    """The rest of :func:`vmm.cpu.jump_cache.lookup_block` for what has no row."""
     slot = jump_cache_slot(env - layout.ENV_FROM_CPU, pc)
     block = load64(slot)
-    if block != 0 and _is_block(block, pc, cs_base, flags):
-        return load64(block + layout.TB_CODE)
-    return call5(load64(load64(env + ENV_TO_CONTROL) + FN_FIND_CODE), env, pc, cs_base, flags, slot)
+    if block == 0 or not _is_block(block, pc, cs_base, flags):
+        control = load64(env + ENV_TO_CONTROL)
+        block = _find(control, env, pc, cs_base, flags)
+        if block == 0:
+            return load64(control + EPILOGUE)
+        store64(slot, block)
+    if cs_base == 0:
+        set_row(env, pc, flags, block)
+    return load64(block + layout.TB_CODE)

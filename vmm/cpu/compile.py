@@ -34,6 +34,7 @@ _CODE = (
     "tlb_fill",
     "tlb_flush",
     "block_table",
+    "jump_cache",
     "regions",
     "dma_kernel",
     "ring_kernel",

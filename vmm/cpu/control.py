@@ -110,6 +110,7 @@ from vmm.cpu import layout
     CODE_PAGES_COUNT,
     # finding blocks (vmm.cpu.block_table)
     FN_FIND_CODE,  # find_code's own address
+    FN_RENEW_ROW,  # and renew_row's (vmm.cpu.jump_cache)
     FN_MEMSET,
     FN_MEMMOVE,
     BLOCK_TABLE,  # address of its rows
@@ -146,7 +147,7 @@ from vmm.cpu import layout
     N_MSR,
     N_GENERAL_PROTECTION,
     N_REPEATED,  # elements of string instructions that were done many at once
-) = range(0, 8 * 107, 8)
+) = range(0, 8 * 108, 8)
 """Byte offsets of the words."""
 
 _OFFSET = {name: value for name, value in dict(globals()).items() if name.isupper() and type(value) is int}
@@ -170,9 +171,15 @@ WATCH_WORDS, STUCK_WORDS = 2, 5
 
 SCRATCH_BUDGET = layout.CPU_SCRATCH
 SCRATCH_CONTROL = layout.CPU_SCRATCH + 8
-"""In CPUState's unused bytes: the budget, and the address of the control block (0: not our machine)."""
+SCRATCH_ROWS = layout.CPU_SCRATCH + 16
+SCRATCH_GENERATION = layout.CPU_SCRATCH + 24
+SCRATCH_USED = 32
+"""In CPUState's unused bytes: the budget, the address of the control block (0: not our machine), and that of
+the jump cache's rows with the generation that they are to have (vmm.cpu.jump_cache)."""
 ENV_TO_BUDGET = SCRATCH_BUDGET - layout.ENV_FROM_CPU
 ENV_TO_CONTROL = SCRATCH_CONTROL - layout.ENV_FROM_CPU
+ENV_TO_ROWS = SCRATCH_ROWS - layout.ENV_FROM_CPU
+ENV_TO_GENERATION = SCRATCH_GENERATION - layout.ENV_FROM_CPU
 
 
 def offset(name: str) -> int:

@@ -64,9 +64,10 @@ FUNCTIONS: dict[str, str] = {
     "tlb_reset_dirty_by_vaddr": "reset_dirty_by_address",
     "tlb_set_dirty": "set_dirty",
     "tlb_flush_by_mmuidx": "flush_tlbs",
+    "tb_flush_jmp_cache": "flush_page",
     "helper_lookup_tb_ptr": "lookup_block",
 }
-"""Functions of the engine that are replaced whole (vmm.cpu.code_pages, tlb_flush, block_table)."""
+"""Functions of the engine that are replaced whole (vmm.cpu.code_pages, tlb_flush, jump_cache)."""
 
 WRAPPED = "tb_invalidate_phys_page_fast"
 WRAPPER = "written_page"
@@ -78,6 +79,24 @@ PRECEDED: dict[str, bytes] = {
     "helper_cmpxchg16b_unlocked": bytes.fromhex("4157 4156 4155 4154 55 4889fd 53"),
 }
 """Helpers before which ``settle_flags`` is called, and their first instructions, as for WRAPPED."""
+
+FLUSH = "tb_flush"
+FLUSH_PROLOGUE = bytes.fromhex("4157 ba00800000 31f6 4156 4989fe")
+"""The function before which ``before_flush`` is called, and its first instructions."""
+
+ENDED: dict[str, tuple[int, bytes, bytes, str]] = {
+    # The end of do_tb_phys_invalidate, a function of its own behind this one, with its arguments in r12 and
+    # r13: the block has no incoming jumps any more, and is counted.  mov qword [r13+0x70], 0;
+    # add qword [r12+0xd8], 1; then the registers that it saved.
+    "tcg_exec_init": (
+        0x36B,
+        bytes.fromhex("49c7457000000000 49838424d800000001"),
+        bytes.fromhex("4c89e7 4c89ee 5b 5d 415c 415d 415e"),
+        "invalidated",
+    ),
+}
+"""Function -> (offset, the instructions there, those that make the callback's arguments of registers and
+restore these, the callback, which returns in place of the function)."""
 
 PATCHES: dict[str, tuple[int, bytes, bytes]] = {
     # and ebp, mask: what PUSHF takes from eflags.  VM and RF read as clear (SDM vol. 2 PUSHF).
@@ -183,6 +202,9 @@ def install(library: Library, callbacks: dict[str, int]) -> int:
         _patch(library, function, offset, known, better)
     for function, prologue in PRECEDED.items():
         _precede(library, function, prologue, callbacks["settle_flags"])
+    _precede(library, FLUSH, FLUSH_PROLOGUE, callbacks["before_flush"])
+    for function, (offset, known, leave, callback) in ENDED.items():
+        _end(library, function, offset, known, leave + _jump(callbacks[callback]))
     _replace_pointer(library, _code.add(running.stub(callbacks["guest_time"])))
     return _wrap(library, callbacks[WRAPPER])
 
@@ -219,6 +241,12 @@ def _patch(library: Library, name: str, offset: int, known: bytes, better: bytes
     if found != known:
         raise EngineError(f"{name}+{offset:#x} reads {found.hex()}, expected {known.hex()}; {supported()}")
     _overwrite(address, better)
+
+
+def _end(library: Library, name: str, offset: int, known: bytes, ending: bytes) -> None:
+    """Go on with ``ending`` after the instructions at an offset, which are moved."""
+    way = _jump(_code.add(known + ending))
+    _patch(library, name, offset, known, way.ljust(len(known), b"\x90"))
 
 
 def _wrap(library: Library, target: int) -> int:

@@ -11,8 +11,16 @@ import numpy as np
 
 from vmm.cpu import compile as native
 from vmm.cpu import cpuid, detour, layout, library, msr_table
-from vmm.cpu.constants import BLOCK_ROW_SIZE, BLOCK_ROWS, TLB_NOTES_SIZE
-from vmm.cpu.control import ControlBlock
+from vmm.cpu.constants import (
+    BLOCK_ROW_SIZE,
+    BLOCK_ROWS,
+    FIRST_GENERATION,
+    JUMP_LINE_SIZE,
+    JUMP_LINES,
+    JUMP_PAGES_SIZE,
+    TLB_NOTES_SIZE,
+)
+from vmm.cpu.control import SCRATCH_GENERATION, SCRATCH_ROWS, ControlBlock
 from vmm.errors import EngineError
 from vmm.ram import HIGH_BASE, PAGE_SIZE, Ram
 
@@ -89,6 +97,7 @@ class Engine:
         self.patching = int(patching)
         self._keep: list[object] = []
         self._open()
+        self._give_jump_rows()
         self._fill_block(costs)
         self._map_ram(ram)
         self._shortcut_low_ram(ram)
@@ -190,6 +199,15 @@ class Engine:
         self.block["BLOCK_TABLE"], self.block["EPILOGUE"] = table.ctypes.data, epilogue
         self.block["FN_FIND_CODE"] = self.callbacks["find_code"]
         self.block["FLUSHES"], self.block["FLUSHES_SEEN"] = ctypes.addressof(flushes), flushes.value
+
+    def _give_jump_rows(self) -> None:
+        """Rows for :mod:`vmm.cpu.jump_cache`, then its notes: before anything is forgotten."""
+        rows = np.full(JUMP_LINE_SIZE * (JUMP_LINES + 1) + JUMP_PAGES_SIZE, 0xFF, np.uint8)
+        self._keep.append(rows)
+        first = -(-rows.ctypes.data // JUMP_LINE_SIZE) * JUMP_LINE_SIZE
+        self.block["FN_RENEW_ROW"] = self.callbacks["renew_row"]
+        ctypes.c_uint64.from_address(self.cpu + SCRATCH_ROWS).value = first
+        ctypes.c_uint64.from_address(self.cpu + SCRATCH_GENERATION).value = FIRST_GENERATION
 
     def map_holes(self, ram: Ram) -> None:
         """Everything that is not RAM goes to the MMIO callbacks."""

@@ -29,6 +29,8 @@ TCG_CODE_END = 0xC0
 """``code_gen_ptr``: where the next block goes."""
 TCG_FLUSHES = 0x98D0
 """How often all translated code was dropped."""
+TCG_UC = 0x9970
+"""Pointer to the uc_struct."""
 
 # CPUState, which precedes env by ENV_FROM_CPU
 ENV_FROM_CPU = 0x8A50

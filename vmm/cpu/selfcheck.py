@@ -13,7 +13,8 @@ of model-specific registers have no public name once RDMSR and WRMSR are ours;
 registers, port accesses and clock are known beforehand.  If the plain run is wrong the engine is
 refused; if only the patched one is, the machine can do without patching, which the verdict says.
 
-*Address translation*: :mod:`vmm.cpu.selfcheck_tlb`.  *Links between blocks*: :mod:`vmm.cpu.selfcheck_links`.
+*Finding blocks*: :mod:`vmm.cpu.selfcheck_jumps`.  *Address translation*: :mod:`vmm.cpu.selfcheck_tlb`.
+*Links between blocks*: :mod:`vmm.cpu.selfcheck_links`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmm.clock import NEVER_NS
-from vmm.cpu import cpuid, layout, library, registers, selfcheck_links, selfcheck_tlb
+from vmm.cpu import cpuid, layout, library, registers, selfcheck_jumps, selfcheck_links, selfcheck_tlb
+from vmm.cpu.control import SCRATCH_USED
 from vmm.cpu.registers import CpuState, SegmentState
 from vmm.errors import EngineError
 
@@ -60,6 +62,8 @@ def verify(engine: Engine) -> Verdict:
         raise _refusal(engine, f"the self-check program gave {plain}, expected {expected}")
     reason = selfcheck_links.check(engine, _LOOP) or _patched(engine, expected)
     _check_fields(engine)
+    if wrong := selfcheck_jumps.check(engine, _CODE, _HANDLER):
+        raise _refusal(engine, wrong)
     if different := selfcheck_tlb.check(engine):
         raise _refusal(engine, different)
     build_id = engine.library.build_id
@@ -90,8 +94,9 @@ def _check_fields(engine: Engine) -> None:
     flags = ctypes.string_at(engine.uc + layout.UC_NO_EXIT_REQUEST, 2)
     if flags != b"\x01\x01":
         raise _refusal(engine, f"no_exit_request, init_done read {flags.hex()}, expected 0101")
-    ours = 16  # budget and control block (vmm.cpu.control)
-    unused = ctypes.string_at(engine.cpu + layout.CPU_SCRATCH + ours, layout.CPU_SCRATCH_SIZE - ours)
+    unused = ctypes.string_at(
+        engine.cpu + layout.CPU_SCRATCH + SCRATCH_USED, layout.CPU_SCRATCH_SIZE - SCRATCH_USED
+    )
     if any(unused):
         raise _refusal(engine, "CPUState.jmp_env is in use")
 

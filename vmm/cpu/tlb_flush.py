@@ -21,6 +21,7 @@ from __future__ import annotations
 from vmm.cpu import layout
 from vmm.cpu.constants import TLB_NOTES_MAX, TLB_NOTES_SIZE
 from vmm.cpu.control import FN_MEMSET, FN_TLB_FLUSH, SCRATCH_CONTROL, TLB_NOTES
+from vmm.cpu.jump_cache import forget_rows
 from vmm.cpu.native import call2, call3, callback, i64, load16, load64, native, store16, store64, void
 from vmm.cpu.ticks import now
 
@@ -118,3 +119,4 @@ def flush_tlbs(cpu: int, modes: int) -> None:
     for mode in range(_MODES):
         if asked >> mode & 1:
             store64(_notes(control, mode) + _COUNT, 0)
+    forget_rows(control, cpu)
