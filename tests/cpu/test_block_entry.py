@@ -231,7 +231,7 @@ def rewriting(machine: Machine, seed: int) -> None:
     body = "\n".join(steps)
     long(
         machine,
-        f"mov r8d, 6\n rounds: {body}\n dec r8d\n jnz rounds\n hlt\n .balign 4096\n"
+        f"mov r8d, 6\n rounds: {body}\n dec r8d\n jnz rounds\n cli\n hlt\n .balign 4096\n"
         + "\n".join(lines)
         + "\n done: ret\n",
     )
@@ -244,6 +244,21 @@ def test_linked_blocks_are_rewritten(seed: int, slice_ns: int) -> None:
     machines = both(lambda machine: rewriting(machine, seed), slice_ns)
     assert check_entries(machines[1]) > 10
     assert machines[1].register("rbx") > 1000
+    close(*machines)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_interrupts_come_between_the_same_blocks(seed: int) -> None:
+    """The handler's log has the address and the flags that each interrupt found."""
+    machines = Machine(patching=False), Machine(patching=True)
+    for machine in machines:
+        rewriting(machine, seed)
+        machine.cpu.write_rflags(0x202)
+        times = random.Random(f"{seed} interrupts")
+        while machine.run(times.randrange(1, 300)) is Stop.DEADLINE:
+            machine.interrupt(0x41)
+    assert outcome(machines[1]) == outcome(machines[0])
+    assert len(machines[1].log) == 64
     close(*machines)
 
 

@@ -87,6 +87,17 @@ def test_prologues_that_are_not_understood_switch_patching_off(spare: Engine) ->
     assert verdict.reason.startswith("only 0 of ")
 
 
+@pytest.mark.parametrize("name", ["TB_EXIT_UNLINKED", "TB_EXIT_JUMP", "TB_INCOMING", "TB_NEXT_INCOMING"])
+def test_links_that_are_elsewhere_switch_patching_off(
+    spare: Engine, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(layout, name, getattr(layout, name) + 8)
+    verdict = selfcheck.verify(spare)
+    assert not verdict.patching
+    assert "of blocks are not where they were" in verdict.reason
+    assert spare.block["N_PATCHED"] == 0
+
+
 def test_msr_fields_against_an_engine_without_detours() -> None:
     """The package's own library, which nothing of ours has touched, stores an MSR where we look."""
     unicorn = pytest.importorskip("unicorn")

@@ -59,6 +59,7 @@ def run(machine: Machine, seed: int, alarms: bool) -> tuple[Any, ...]:
             alarm.arm(machine.cpu.clock.now_ns + times.randrange(1, 3000))
         stop = machine.run(times.randrange(1, 4000) if alarms else 10_000_000)
         stops.append((stop, machine.cpu.rip, machine.cpu.clock.now_ns, machine.register("rcx")))
+        machine.cpu.clock.fire_due()
         if stop.value == "halt":
             break
     return stops, machine.log, machine.cpu.state, machine.ram.read(0, 2 << 20)
