@@ -151,6 +151,7 @@ class Machine:
         ]
         self.board.plug_pci(self.nets)
         self.cpu.attach(self.board.questions())
+        self.cpu.hear(self._loop.hear)
         self._open_doors()
         self._loop.listen_to_attached()
 

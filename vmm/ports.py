@@ -124,7 +124,7 @@ class TakesOffloads(Protocol):
 class NetPort:
     """A card's other end: frames between a back end and the door."""
 
-    __slots__ = ("_door", "_features", "_look", "_open", "backend", "card", "port", "rx_ready")
+    __slots__ = ("_door", "_features", "_look", "_open", "_read", "backend", "card", "port", "rx_ready")
 
     def __init__(
         self, port: str, backend: NetBackend, door: Door, look: Callable[[], None] = lambda: None
@@ -135,6 +135,8 @@ class NetPort:
         self._open = backend if isinstance(backend, FrameDescriptor) else None
         self._door = door
         self._look = look
+        self._read: bytes | None = None
+        """Read by the card, and not yet looked at."""
         self._features = -1
         self.card: VirtioNet | None = None
         self.rx_ready = False
@@ -155,22 +157,29 @@ class NetPort:
         assert self.card is not None
         return len(frame) if self.card.receive(frame) else REFUSED
 
+    def hear(self) -> bool:
+        """Let the card move what has come, if it is alone with it; False: :meth:`pump` has more to do."""
+        card = self.card
+        assert card is not None
+        if self._read is not None or card.state.driver_features != self._features:
+            return False
+        if self._door.is_full(self.port) or (descriptor := self.direct()) < 0:
+            return False
+        moved, self._read = card.fetch(descriptor)
+        return moved != 0 and self._read is None
+
     def pump(self) -> bool:
         """Move frames from the back end to the guest, until one of them has no more.  Is it the back end?"""
-        assert self.card is not None
-        if self.card.state.driver_features != self._features:
-            self.agree_on_offloads()
+        self.agree_on_offloads()
+        if self.hear():
+            return True
         port, door = self.port, self._door
         more = not door.is_full(port)
-        if more and self._open is not None and (descriptor := self.direct()) >= 0:
-            moved, frame = self.card.fetch(descriptor)
-            if moved and frame is None:
+        if more and self._read is not None and self._open is not None:
+            frame, self._read = self._open.admitted(self._read), None
+            if frame is None:
                 return True
-            if frame is not None:
-                frame = self._open.admitted(frame)
-                if frame is None:
-                    return True
-                more = door.enter(port, frame)
+            more = door.enter(port, frame)
         while more and (frame := self.backend.receive()) is not None:
             more = door.enter(port, frame)
         return more

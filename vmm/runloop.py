@@ -1,8 +1,9 @@
 """Running a machine: between two blocks, and from one stop to the next.
 
 The loop is single-threaded and returns between two blocks with nothing left undone that was due.
-While the guest runs its inputs enter in :meth:`RunLoop.serve` and nowhere else, after all else that
-was due at that time, so a replay delivers them in the same place.
+While the guest runs its inputs enter in :meth:`RunLoop._serve` and nowhere else, after all else that
+was due at that time, so a replay delivers them in the same place.  Where nothing is recorded and nothing
+else is due, a card's frames enter between two blocks without a stop (:meth:`RunLoop.hear`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from vmm.cpu.cpu import Stop
 
 if TYPE_CHECKING:
     from vmm.machine import Machine
+    from vmm.ports import NetPort
 
 RESETS_MAX = 100
 """Resets within one run after which a machine that only resets itself is given up."""
@@ -52,6 +54,7 @@ class RunLoop:
         "_held",
         "_listening",
         "_machine",
+        "_ports",
         "_ready",
         "_resets",
         "_settled",
@@ -72,6 +75,7 @@ class RunLoop:
         self._settled = False
         """Nothing can have ended the machine since this was looked at."""
         self._sources: dict[int, tuple[str, Callable[[], bool]]] = {}
+        self._ports: dict[int, NetPort] = {}
         self._held: list[int] = []
         self._listening = True
         self._calls: dict[int, Callable[[], None]] = {}
@@ -94,6 +98,7 @@ class RunLoop:
             self._listen(console.fileno(), machine.serial.port, partial(machine.serial.pump, console))
         for port in machine.nets:
             self._listen(port.backend.fileno(), port.port, port.pump)
+            self._ports[port.backend.fileno()] = port
             assert port.card is not None
             port.card.moderate(machine.clock, port.port)
 
@@ -187,6 +192,19 @@ class RunLoop:
             held, self._held = self._held, []
             for descriptor in held:
                 self._hold_if_full(descriptor)
+
+    def hear(self) -> bool:
+        """The processor found input between two blocks, with nothing else due: may it run on?"""
+        if self.watch is not None or self._calls:
+            return False
+        for descriptor in sorted(self._machine.pacer.ready()):
+            port = self._ports.get(descriptor)
+            if port is None:
+                return False
+            if not port.hear():
+                port.rx_ready = True
+                return False
+        return True
 
     def _take_from(self, descriptor: int) -> None:
         if descriptor in self._calls:

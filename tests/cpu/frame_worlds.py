@@ -127,7 +127,7 @@ class World:
         if not self.direct:
             self.door.heard = lambda port, data: None
         self.port = NetPort("net0", self.wire.backend, self.door)
-        self.card = self.port.card = VirtioNet(
+        self.card = self.device = self.port.card = VirtioNet(
             bytes(6),
             self.port.transmit,
             self.ram,
@@ -157,6 +157,15 @@ class Twins:
     def __init__(self, wires: tuple[Wire, Wire]) -> None:
         self.plain, self.direct = World(wires[0], False), World(wires[1], True)
         self.worlds = self.plain, self.direct
+        self.compiled = self.direct
+
+    def write(self, address: int, data: bytes) -> None:
+        for world in self.worlds:
+            world.ram.write(address, data)
+
+    def writes_first(self, index: int) -> bool:
+        """As :meth:`tests.cpu.test_ring.Twins.writes_first`, for ``entangle``."""
+        return index == RX
 
     def do(self, act: Callable[[World], object], code: set[int] = frozenset()) -> None:  # type: ignore[assignment]
         """Both do it, while the processor has translated these pages of memory."""

@@ -29,10 +29,11 @@ from tests.cpu.frame_worlds import (
     Wire,
     World,
     enable_messages,
+    frame,
     offered,
     run_twins,
 )
-from tests.cpu.test_ring import NET_FEATURES, post
+from tests.cpu.test_ring import AREA, NET_FEATURES, entangle, post
 from tests.devices.virtio_bench import RINGS, bring_up, offer
 from tests.devices.virtio_driver import RingsWithoutProcessor
 from tests.fuzz.test_rings import FEATURES
@@ -89,6 +90,30 @@ def test_frames_of_all_sizes_over_rings_of_many_shapes(attacks: float, counted: 
         assert 0 in moved
 
 
+def test_rings_over_each_other_and_over_buffers(counted: dict[str, list[int]]) -> None:
+    """What is given back changes what is taken next."""
+    for seed in range(150):
+        rng = random.Random(f"over {seed}")
+        with ExitStack() as stack:
+            twins = Twins(pair(stack, Sockets))
+            twins.write(0, rng.randbytes(AREA))
+            twins.do(lambda world: bring_up(world.card, FEATURES | NET_FEATURES))
+            for _ in range(6):
+                entangle(rng, twins)
+                frames = [frame(rng, rng.choice(SIZES)) for _ in range(rng.randrange(4))]
+                twins.do(lambda world: world.card.notify(4 * TX, 2, 0))
+                twins.do(lambda world, frames=frames: bring(world, frames))  # type: ignore[misc]
+                if twins.broken:
+                    break
+    assert all(sum(moved) > 50 for moved in counted.values())
+
+
+def bring(world: World, frames: list[bytes]) -> None:
+    for each in frames:
+        world.wire.put(each)
+    world.port.pump()
+
+
 @needs_tap
 def test_through_the_kernel(counted: dict[str, list[int]]) -> None:
     def body() -> None:
@@ -117,7 +142,7 @@ def one_world(stack: ExitStack, wire: Wire) -> World:
 
 
 @pytest.mark.parametrize("size", LIMITS)
-def test_each_limit_of_a_frame(size: int) -> None:
+def test_each_limit_of_a_frame(size: int, counted: dict[str, list[int]]) -> None:
     """Whatever has no Ethernet header, or is longer than the longest, is lost and counted, either way."""
     good = VNET_HEADER + FRAME_MIN <= size <= VNET_HEADER + FRAME_MAX
 
@@ -144,6 +169,7 @@ def test_each_limit_of_a_frame(size: int) -> None:
             state = world.card.state
             assert (state.tx_frames, state.rx_frames) == (good, good)
             assert state.tx_dropped + world.wire.backend.dropped == 2 * (not good)
+    assert counted == {"receive": [good], "send": [good]}
 
 
 def test_an_empty_descriptor_is_read_once_more_by_who_can_say_why() -> None:

@@ -126,6 +126,7 @@ from vmm.cpu import layout
     PY_MSR_READ,
     PY_MSR_WRITE,
     PY_TPR,
+    PY_HEAR,  # or 0: nobody takes input while the guest runs
     # the local APIC's registers (vmm.cpu.apic_kernel)
     APIC_ISR,  # addresses of 32 bytes each
     APIC_TMR,
@@ -147,7 +148,7 @@ from vmm.cpu import layout
     N_MSR,
     N_GENERAL_PROTECTION,
     N_REPEATED,  # elements of string instructions that were done many at once
-) = range(0, 8 * 108, 8)
+) = range(0, 8 * 109, 8)
 """Byte offsets of the words."""
 
 _OFFSET = {name: value for name, value in dict(globals()).items() if name.isupper() and type(value) is int}

@@ -135,6 +135,7 @@ class Cpu:
         self.parts = Parts(self._engine, self._rip)
         self._answers = Answers(self.block, self.request_stop)
         self._acknowledge: Callable[[], int] = lambda: -1
+        self._invalidations = 0
         self.halted = False
         ram.on_write = self.invalidate
         ram.dma = Dma(ram, self._engine.callbacks, self.block.address)
@@ -161,6 +162,18 @@ class Cpu:
         self._acknowledge = board.acknowledge
         self.filter_interrupts(None)
         self._engine.map_holes(self._ram)
+
+    def hear(self, take: Callable[[], bool]) -> None:
+        """Ask ``take`` between two blocks, when what is polled has an event, whether the guest may go on.
+
+        It may change RAM and devices.  When it overwrites code the run stops: the next block may be that.
+        """
+
+        def heard(_a: int, _b: int) -> int:
+            before = self._invalidations
+            return take() and self._invalidations == before
+
+        self._answers.read("PY_HEAR", heard)
 
     def filter_interrupts(self, keep: Callable[[int], bool] | None) -> None:
         """Ask ``keep`` whether an interrupt that was acknowledged reaches the processor; None: all do."""
@@ -269,6 +282,7 @@ class Cpu:
         offset = address if address < self._low_end else address - HIGH_BASE + self._low_end
         first, last = offset >> 12, (offset + size - 1) >> 12
         if self._code_pages[first] or (first != last and any(self._code_pages[first : last + 1])):
+            self._invalidations += 1
             self._invalidate(self._engine.uc, address, address + size)
 
     def invalidate_pages(self, pages: npt.NDArray[np.uint32]) -> None:

@@ -44,6 +44,7 @@ from vmm.cpu.control import (
     POLL_EVENTS,
     POLL_FD,
     PY_ACKNOWLEDGE,
+    PY_HEAR,
     STAGE,
     STOP_REQUEST,
     STOPPED_DEADLINE,
@@ -125,6 +126,14 @@ def _take_interrupt(control: int) -> None:
 
 
 @native
+def _is_heard(control: int) -> bool:
+    """Was the host's input taken on the spot?  It is not while somebody counts the blocks of a run."""
+    if load64(control + PY_HEAR) == 0 or load64(control + EXACT) != 0:
+        return False
+    return call3(load64(control + PY_HEAR), 0, 0, 0) != 0
+
+
+@native
 def _look(control: int) -> bool:
     """Budget used up: stop, deliver, or set the next time to look.  True: the run stops here."""
     count(control, N_LOOKS)
@@ -143,8 +152,16 @@ def _look(control: int) -> bool:
         return False
     if u32(call4(load64(control + FN_EPOLL_WAIT), poll, load64(control + POLL_EVENTS), 1, 0)) != 1:
         return False
-    stop(control, STOPPED_HOST)
-    return True
+    if not _is_heard(control):
+        stop(control, STOPPED_HOST)
+        return True
+    if load64(control + STOP_REQUEST) != 0:
+        stop(control, STOPPED_REQUEST)
+        return True
+    if load64(control + INTR) != 0 or load64(control + NMI) != 0:
+        _take_interrupt(control)
+        look_at(control, i64(0))
+    return False
 
 
 @native
