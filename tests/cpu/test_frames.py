@@ -179,6 +179,19 @@ def test_an_empty_descriptor_is_read_once_more_by_who_can_say_why() -> None:
         assert (world.card.state.rx_frames, world.wire.backend.dropped, world.said) == (0, 0, [])
 
 
+def test_a_refusal_of_a_past_that_was_replaced_is_over_with_the_next_frame() -> None:
+    def refused(world: World) -> None:
+        bring_up(world.card, FEATURES | NET_FEATURES)
+        offer(world.ram, RX, b"", 0x600, 0)
+        world.card.state.rx_refused = True
+
+    with ExitStack() as stack:
+        twins = Twins(pair(stack, Sockets))
+        twins.do(refused)
+        twins.do(lambda world: bring(world, [NOISE + bytes(50)]))
+        assert not twins.direct.card.state.rx_refused
+
+
 def test_several_frames_are_one_request_and_make_a_driver_busy() -> None:
     with ExitStack() as stack:
         world = one_world(stack, Sockets())
