@@ -197,14 +197,15 @@ class RunLoop:
         """The processor found input between two blocks, with nothing else due: may it run on?"""
         if self.watch is not None or self._calls:
             return False
-        for descriptor in sorted(self._machine.pacer.ready()):
+        ready = self._machine.pacer.ready()
+        for descriptor in sorted(ready):
             port = self._ports.get(descriptor)
             if port is None:
                 return False
             if not port.hear():
                 port.rx_ready = True
                 return False
-        return True
+        return bool(ready)  # else somebody woke the loop, not the guest
 
     def _take_from(self, descriptor: int) -> None:
         if descriptor in self._calls:

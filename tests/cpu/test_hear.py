@@ -14,6 +14,8 @@ from vmm.cpu.cpu import Stop
 from vmm.state import pack
 
 VECTOR = 0x41
+LIMIT_NS = 10**9
+"""Of virtual time: a run that is not stopped ends within seconds."""
 LOOP = "mov ecx, 300000\n sti\nl: inc rbx\n dec ecx\n jnz l\n cli\n hlt"
 DEAF_LOOP = LOOP.replace("sti\n", "nop\n")
 
@@ -64,7 +66,7 @@ def outcome(act: Callable[[Machine], None], heard: bool, program: str, patching:
             machine.cpu.hear(take)
         inputs.put(5)
         stops = 0
-        while (stop := machine.run(10**12)) is Stop.HOST_INPUT:
+        while (stop := machine.run(LIMIT_NS)) is Stop.HOST_INPUT:
             stops += 1
             take()
         assert stop is Stop.HALT
@@ -96,7 +98,7 @@ def test_what_is_not_taken_stops_the_guest(machine: Machine) -> None:
     with source(machine) as inputs:
         machine.cpu.hear(lambda: False)
         inputs.put()
-        assert machine.run(10**12) is Stop.HOST_INPUT
+        assert machine.run(LIMIT_NS) is Stop.HOST_INPUT
         machine.cpu.poll(-1)
 
 
@@ -111,7 +113,7 @@ def test_a_stop_that_is_asked_for_meanwhile(machine: Machine) -> None:
 
         machine.cpu.hear(take)
         inputs.put()
-        assert machine.run(10**12) is Stop.REQUEST
+        assert machine.run(LIMIT_NS) is Stop.REQUEST
         machine.cpu.poll(-1)
 
 
@@ -125,7 +127,7 @@ def test_an_error_reaches_run(machine: Machine) -> None:
         machine.cpu.hear(take)
         inputs.put()
         with pytest.raises(LookupError, match="input"):
-            machine.run(10**12)
+            machine.run(LIMIT_NS)
         machine.cpu.poll(-1)
 
 
@@ -141,8 +143,8 @@ def test_code_that_is_overwritten_is_not_run_on(machine: Machine) -> None:
 
         machine.cpu.hear(take)
         inputs.put()
-        assert machine.run(10**12) is Stop.HOST_INPUT
-        assert machine.run(10**12) is Stop.HALT
+        assert machine.run(LIMIT_NS) is Stop.HOST_INPUT
+        assert machine.run(LIMIT_NS) is Stop.HALT
         machine.cpu.poll(-1)
 
 
@@ -152,5 +154,5 @@ def test_while_blocks_are_counted_nothing_is_heard(machine: Machine) -> None:
         machine.cpu.hear(lambda: True)
         machine.cpu.parts.stop_at(10**9, 1 << 62)
         inputs.put()
-        assert machine.run(10**12) is Stop.HOST_INPUT
+        assert machine.run(LIMIT_NS) is Stop.HOST_INPUT
         machine.cpu.poll(-1)
