@@ -108,6 +108,24 @@ def test_rings_over_each_other_and_over_buffers(counted: dict[str, list[int]]) -
     assert all(sum(moved) > 50 for moved in counted.values())
 
 
+def test_the_index_of_the_available_ring_is_read_once_a_pass() -> None:
+    """The used ring lies over it, and the second buffer is one for Python: it is the last all the same."""
+
+    def prepare(world: World) -> None:
+        bring_up(world.card, FEATURES | NET_FEATURES)
+        queue = world.card.queues[TX].state
+        queue.device = queue.driver - 4  # its first element is flags and index, and two entries
+        world.ram.write(queue.desc, struct.pack("<QIHHQIHH", 0x6_0000, 8, 0, 0, 0x6_0000, 72, 0, 0))
+        world.ram.write(queue.driver, struct.pack("<4H", 0, 2, 1, 0))
+
+    with ExitStack() as stack:
+        twins = Twins(pair(stack, Sockets))
+        twins.do(prepare)
+        twins.do(lambda world: world.card.notify(4 * TX, 2, 0))
+        state = twins.direct.card.state
+        assert (state.tx_frames, state.tx_dropped, twins.broken) == (1, 1, False)
+
+
 def bring(world: World, frames: list[bytes]) -> None:
     for each in frames:
         world.wire.put(each)
