@@ -205,6 +205,7 @@ class RunLoop:
             if not port.hear():
                 port.rx_ready = True
                 return False
+        self._attend()
         return bool(ready)  # else somebody woke the loop, not the guest
 
     def _take_from(self, descriptor: int) -> None:
