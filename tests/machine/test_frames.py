@@ -13,6 +13,7 @@ import pytest
 from tests.cpu.frame_worlds import Sockets
 from tests.machine.support import MS, arp_request, udp_echo
 from vmm import recording
+from vmm.attention import CLOSE_NS, TURNS
 from vmm.backends.net import VNET_HEADER
 from vmm.boot.source import MultibootBoot
 from vmm.config import NetConfig, PcConfig, mac
@@ -119,3 +120,16 @@ def test_a_busy_guest_is_given_frames_without_a_stop(
     assert not loop.hear()
     side.pc.watch(None)
     assert loop.hear()
+
+
+def test_a_conversation_of_bare_frames_is_noticed(sides: tuple[Side, Side]) -> None:
+    side, _ = sides
+    for _ in range(TURNS):
+        assert side.pc.cpu.block["QUANTUM"] > CLOSE_NS
+        side.wire.put(HEADER + udp_echo(b"turn"))
+        assert side.pc.loop.hear()
+        side.run_for(MS)
+        assert len(side.wire.come()) == 1
+    side.wire.put(HEADER + udp_echo(b"turn"))
+    assert side.pc.loop.hear()
+    assert side.pc.cpu.block["QUANTUM"] == CLOSE_NS
