@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.machine.support import MS, SECOND, arp_request, multiboot, udp_echo
-from vmm.attention import CLOSE_NS, TURNS, Attention
+from tests.machine.support import ECHO, MS, SECOND, arp_request, machine, multiboot, udp_echo
+from vmm.attention import CLOSE_NS, LOOKS, TURNS, Attention
 from vmm.backends.net import NetBackend
 from vmm.cpu.control import ControlBlock
 from vmm.machine import Backends, Ended, Machine
@@ -59,6 +59,19 @@ def test_other_input_says_nothing(block: ControlBlock) -> None:
     attention.gave(*before)
     attention.gave(before[0], before[1] + 1)
     assert block["QUANTUM"] == CLOSE_NS
+
+
+def test_a_guest_that_computes_for_long_is_left_alone() -> None:
+    with machine(ECHO.format(idle="")) as pc:
+        pc.run(MS)
+        block = pc.cpu.block
+        usual, looks = block["QUANTUM"], block["N_LOOKS"]
+        converse(Attention(block), TURNS)
+        pc.run(MS + (LOOKS - 3) * CLOSE_NS)
+        assert block["QUANTUM"] == CLOSE_NS
+        pc.run(MS + (LOOKS + 3) * CLOSE_NS)
+        assert block["QUANTUM"] == usual
+        assert block["N_LOOKS"] - looks < LOOKS + 10
 
 
 class Peer:

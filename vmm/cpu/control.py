@@ -32,6 +32,8 @@ from vmm.cpu import layout
     BUDGET,  # address of the budget word
     DEADLINE,  # stop at the first block at or after this time
     QUANTUM,  # longest time between two looks, ns
+    USUAL_QUANTUM,  # what it becomes after CLOSE_LOOKS
+    CLOSE_LOOKS,  # how many looks it is another one (vmm.attention)
     COST_INSTRUCTION,  # ns an instruction
     COST_ACCESS,  # ns a port or MMIO access, beyond the instruction
     COST_PAUSE,  # ns a PAUSE
@@ -148,7 +150,7 @@ from vmm.cpu import layout
     N_MSR,
     N_GENERAL_PROTECTION,
     N_REPEATED,  # elements of string instructions that were done many at once
-) = range(0, 8 * 109, 8)
+) = range(0, 8 * 111, 8)
 """Byte offsets of the words."""
 
 _OFFSET = {name: value for name, value in dict(globals()).items() if name.isupper() and type(value) is int}

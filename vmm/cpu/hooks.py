@@ -81,7 +81,7 @@ from vmm.cpu.native import (
 )
 from vmm.cpu.repeat import KINDS_MAX, kind_of, repeat
 from vmm.cpu.stuck import apply_stuck
-from vmm.cpu.ticks import charge_ns, count, look_at, now
+from vmm.cpu.ticks import charge_ns, count, count_close_look, look_at, now
 
 _EFLAGS, _HFLAGS, _HFLAGS2 = layout.EFLAGS, layout.HFLAGS, layout.HFLAGS2
 _INHIBIT_IRQ, _NMI_MASKED = layout.HF_INHIBIT_IRQ, layout.HF2_NMI_MASKED
@@ -145,6 +145,7 @@ def _look(control: int) -> bool:
     if load64(control + STOP_REQUEST) != 0:  # from before, or from who was asked for the vector
         stop(control, STOPPED_REQUEST)
         return True
+    count_close_look(control)
     pending = load64(control + INTR) != 0 or load64(control + NMI) != 0
     look_at(control, i64(0) if pending else load64(control + DEADLINE))
     poll = load64(control + POLL_FD)

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from vmm.cpu import layout
-from vmm.cpu.control import BASE, BUDGET, DRIFT_FROM, DRIFT_PPM, EXACT, NOT_CODE, QUANTUM, STOP_AT, STOP_AT_NS
+from vmm.cpu.control import (
+    BASE,
+    BUDGET,
+    CLOSE_LOOKS,
+    DRIFT_FROM,
+    DRIFT_PPM,
+    EXACT,
+    NOT_CODE,
+    QUANTUM,
+    STOP_AT,
+    STOP_AT_NS,
+    USUAL_QUANTUM,
+)
 from vmm.cpu.native import load64, native, store64
 
 _MILLION = 1_000_000
@@ -34,6 +46,16 @@ def until_stop(control: int, at: int) -> int:
     """Nanoseconds from ``at`` to the nearer of the two places where somebody wants to stop exactly."""
     code = load64(control + STOP_AT) - (at - load64(control + NOT_CODE))
     return min(code, load64(control + STOP_AT_NS) - at)
+
+
+@native
+def count_close_look(control: int) -> None:
+    """One of the looks that are closer than usual."""
+    left = load64(control + CLOSE_LOOKS)
+    if left > 0:
+        store64(control + CLOSE_LOOKS, left - 1)
+        if left == 1:
+            store64(control + QUANTUM, load64(control + USUAL_QUANTUM))
 
 
 @native
