@@ -160,8 +160,7 @@ def _look(control: int) -> bool:
         stop(control, STOPPED_REQUEST)
         return True
     if load64(control + INTR) != 0 or load64(control + NMI) != 0:
-        _take_interrupt(control)
-        look_at(control, i64(0))
+        _take_interrupt(control)  # if not, whoever raised it has asked for a look before the next block
     return False
 
 
