@@ -34,7 +34,7 @@ from tests.cpu.frame_worlds import (
     run_twins,
 )
 from tests.cpu.test_ring import AREA, NET_FEATURES, entangle, post
-from tests.devices.virtio_bench import RINGS, bring_up, offer
+from tests.devices.virtio_bench import RINGS, SIZE, bring_up, offer
 from tests.devices.virtio_driver import RingsWithoutProcessor
 from tests.fuzz.test_rings import FEATURES
 from vmm.backends.net import FRAME_MAX, FRAME_MIN, VNET_HEADER
@@ -43,6 +43,7 @@ from vmm.devices.virtio_net import BUSY_NOTIFICATIONS, LARGE, TX_DELAY_NS
 from vmm.errors import BackendError
 from vmm.inputs import Door
 from vmm.ports import NetPort
+from vmm.ram import MIB
 
 LIMITS = (
     VNET_HEADER + FRAME_MIN - 1,
@@ -124,6 +125,28 @@ def test_the_index_of_the_available_ring_is_read_once_a_pass() -> None:
         twins.do(lambda world: world.card.notify(4 * TX, 2, 0))
         state = twins.direct.card.state
         assert (state.tx_frames, state.tx_dropped, twins.broken) == (1, 1, False)
+
+
+@pytest.mark.parametrize("ring", ["driver", "device"])
+@pytest.mark.parametrize("index", [RX, TX])
+def test_a_ring_that_leaves_ram(ring: str, index: int) -> None:
+    """No driver can set that, a snapshot could: all of it fits but its last field, about notifications."""
+    last = {"driver": 4 + 2 * SIZE, "device": 4 + 8 * SIZE}[ring]
+
+    def prepare(world: World) -> None:
+        bring_up(world.card, FEATURES | NET_FEATURES)
+        queue = world.card.queues[index].state
+        queue.device = 0x6_1000
+        setattr(queue, ring, MIB - last)
+        world.ram.write(queue.desc, struct.pack("<QIHH", 0x6_0000, 72, 0 if index == TX else 2, 0))
+        world.ram.write(queue.driver, struct.pack("<3H", 0, 1, 0))
+
+    with ExitStack() as stack:
+        twins = Twins(pair(stack, Sockets))
+        twins.do(prepare)
+        twins.do(lambda world: world.card.notify(4 * TX, 2, 0))
+        twins.do(lambda world: bring(world, [NOISE + bytes(20)]))
+        assert twins.broken == (index == TX or ring == "driver")
 
 
 def bring(world: World, frames: list[bytes]) -> None:
