@@ -103,17 +103,21 @@ def test_what_is_not_taken_stops_the_guest(machine: Machine) -> None:
 
 
 def test_a_stop_that_is_asked_for_meanwhile(machine: Machine) -> None:
+    """It is there and then: not a block later."""
     real(machine, "l: inc bx\n jmp l")
     with source(machine) as inputs:
+        at: list[int] = []
 
         def take() -> bool:
             inputs.take()
             machine.cpu.request_stop()
+            at.append(machine.cpu.clock.now_ns)
             return True
 
         machine.cpu.hear(take)
         inputs.put()
         assert machine.run(LIMIT_NS) is Stop.REQUEST
+        assert at == [machine.cpu.clock.now_ns]
         machine.cpu.poll(-1)
 
 
