@@ -94,8 +94,8 @@ def _find(control: int, env: int, pc: int, cs_base: int, flags: int) -> int:
     return block
 
 
-@callback(i64(i64, i64, i64, i64, i64))
-def find_code(env: int, pc: int, cs_base: int, flags: int, none: int) -> int:
+@callback(i64(i64, i64, i64, i64))
+def find_code(env: int, pc: int, cs_base: int, flags: int) -> int:
     """The rest of :func:`vmm.cpu.jump_cache.lookup_block` for what has no row."""
     slot = jump_cache_slot(env - layout.ENV_FROM_CPU, pc)
     block = load64(slot)

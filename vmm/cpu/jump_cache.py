@@ -9,7 +9,8 @@ places.  A row here has all that is compared and the answer:
     code    where to jump
     page    RAM address of the page that it was translated from; -1 if these are two
 
-Two rows are a line of the processor's cache, and are both looked at: the latest is the first.
+Two rows are a line of the processor's cache; the latest is the first, and the other one has its place when it
+is asked for.  (To choose between them at once takes a branch that is mispredicted, or longer.)
 
 A row is believed while its generation is the present one.  A new one begins when address translations are
 forgotten.  Then :func:`renew_row` believes a row if the page is mapped where it was, by the TLB; if it is not
@@ -54,9 +55,10 @@ from vmm.cpu.control import (
 )
 from vmm.cpu.inline_clock import jump_cache_slot
 from vmm.cpu.native import (
+    call1,
     call2,
     call3,
-    call5,
+    call4,
     callback,
     i64,
     load8,
@@ -84,6 +86,7 @@ _PAGE_SIZE = 4096
 _SLOTS_OF_PAGE = 8 * 64
 """Bytes of the engine's jump cache, which keeps the blocks of a page together."""
 _NO_SECOND_PAGE = -1
+_CS_BASE = layout.CS + layout.SEGMENT_BASE
 NO_PAGE = -4096
 """The engine's -1, of which the offset in the page was taken off."""
 _FLAGS = 0xFFFF_FFFF
@@ -97,9 +100,9 @@ def _line_of(rows: int, pc: int) -> int:
 
 
 @native
-def _difference(row: int, pc: int, cs_base: int, key: int) -> int:
-    """0: this is what was found for an address and a mode, in this generation."""
-    return load64(row) ^ pc | load64(row + _KEY_AT) ^ key | cs_base
+def _is_row_for(row: int, pc: int, cs_base: int, key: int) -> bool:
+    """Is this what was found for an address and a mode, in this generation?  One branch for all."""
+    return load64(row) ^ pc | load64(row + _KEY_AT) ^ key | cs_base == 0
 
 
 @native
@@ -178,18 +181,27 @@ def _is_for(row: int, pc: int, flags: int) -> bool:
     return load64(row) == pc and load64(row + _KEY_AT) & _FLAGS == flags
 
 
-@callback(i64(i64, i64, i64, i64, i64))
-def renew_row(env: int, pc: int, cs_base: int, flags: int, line: int) -> int:
-    """The rest of :func:`lookup_block`, for rows of an earlier generation."""
-    control = load64(env + ENV_TO_CONTROL)
+@native
+def _flags(env: int) -> int:
+    """The mode that the processor is in, as blocks are translated for one."""
+    return load32(env + layout.HFLAGS) | load64(env + layout.EFLAGS) & layout.TB_FLAGS_FROM_EFLAGS
+
+
+@callback(i64(i64))
+def renew_row(env: int) -> int:
+    """The rest of :func:`lookup_block`: the other row, or one of an earlier generation, becomes the first."""
+    control, cs_base, flags = load64(env + ENV_TO_CONTROL), load64(env + _CS_BASE), _flags(env)
+    pc = load64(env + layout.EIP) + cs_base
+    key, line = flags | load64(env + ENV_TO_GENERATION), _line_of(load64(env + ENV_TO_ROWS), pc)
     row = line if _is_for(line, pc, flags) else line + _SECOND
     page = load64(row + _PAGE_AT)
-    if not _is_for(row, pc, flags) or cs_base != 0 or page != code_page(control, env, pc):
-        return call5(load64(control + FN_FIND_CODE), env, pc, cs_base, flags, 0)
+    known = _is_for(row, pc, flags) and cs_base == 0
+    if not known or (load64(row + _KEY_AT) != key and page != code_page(control, env, pc)):
+        return call4(load64(control + FN_FIND_CODE), env, pc, cs_base, flags)
     code = load64(row + _CODE_AT)
     if row != line:
         _copy_row(line, row)
-    _write_row(line, pc, flags | load64(env + ENV_TO_GENERATION), code, page)
+    _write_row(line, pc, key, code, page)
     _note_page(load64(env + ENV_TO_ROWS), pc)
     return code
 
@@ -197,17 +209,12 @@ def renew_row(env: int, pc: int, cs_base: int, flags: int, line: int) -> int:
 @callback(i64(i64))
 def lookup_block(env: int) -> int:
     """helper_lookup_tb_ptr: the code to go on with, or that which returns to the engine's main loop."""
-    cs_base = load64(env + layout.CS + layout.SEGMENT_BASE)
+    cs_base = load64(env + _CS_BASE)
     pc = load64(env + layout.EIP) + cs_base
-    flags = load32(env + layout.HFLAGS) | load64(env + layout.EFLAGS) & layout.TB_FLAGS_FROM_EFLAGS
-    key = flags | load64(env + ENV_TO_GENERATION)
     line = _line_of(load64(env + ENV_TO_ROWS), pc)
-    first = _difference(line, pc, cs_base, key)
-    second = _difference(line + _SECOND, pc, cs_base, key)
-    row = line if first == 0 else line + _SECOND
-    if (first if first == 0 else second) == 0:
-        return load64(row + _CODE_AT)
-    return call5(load64(load64(env + ENV_TO_CONTROL) + FN_RENEW_ROW), env, pc, cs_base, flags, line)
+    if _is_row_for(line, pc, cs_base, _flags(env) | load64(env + ENV_TO_GENERATION)):
+        return load64(line + _CODE_AT)
+    return call1(load64(load64(env + ENV_TO_CONTROL) + FN_RENEW_ROW), env)
 
 
 # What ends a generation, or a row
@@ -276,4 +283,3 @@ def invalidated(translator: int, block: int) -> None:
         page = load64(row + _PAGE_AT)
         if load64(row) == pc and (page == _NOTHING or page == load64(block + layout.TB_PAGE)):
             store64(row + _KEY_AT, _NOTHING)
-            store64(row + _PAGE_AT, _NOTHING)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _NO_ROW = 1
 """No code is there."""
 _LOOKUP = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)
-_REST = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * 5)
+_OWN = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * 5)
 _FLUSH_PAGE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64)
 
 
@@ -28,8 +28,8 @@ class _Asked:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._ask = _LOOKUP(engine.callbacks["lookup_block"])
-        self._own = _REST(engine.block["FN_TB_LOOKUP"])
-        self._no_row = _REST(lambda *_: _NO_ROW)
+        self._own = _OWN(engine.block["FN_TB_LOOKUP"])
+        self._no_row = _LOOKUP(lambda _env: _NO_ROW)
 
     def answer(self, pc: int) -> int:
         """Where to jump, from wherever it is known."""
