@@ -11,8 +11,9 @@ import numba
 import numpy as np
 
 from vmm.cpu import compile as native
-from vmm.cpu import detour, layout, library
+from vmm.cpu import detour, layout
 from vmm.cpu.control import ENV_TO_CONTROL, EPILOGUE, FN_TB_LOOKUP
+from vmm.cpu.library import Library
 from vmm.cpu.native import call1, call5, load32, load64, store64
 
 ASKED, WRONG, PC, ANSWER, EXPECTED = range(0, 40, 8)
@@ -40,17 +41,17 @@ def _compile(lookup: int, found: int) -> Any:
 
 
 @contextmanager
-def checking() -> Iterator[Any]:
-    """Check all lookups meanwhile; the words are indexed by ``ASKED >> 3`` and so on.
+def checking(engine: Library) -> Iterator[Any]:
+    """Check all lookups of this engine's machines; the words are indexed by ``ASKED >> 3`` and so on.
 
     The engine is asked after ours: if it walks page tables the guest sees other accessed bits than it would.
     """
-    callbacks, engine = native.callbacks(), library.load()
+    callbacks = native.callbacks()
     words = np.zeros(5, np.int64)
     check = _compile(callbacks["lookup_block"], int(words.ctypes.data))
     helper = engine.address("helper_lookup_tb_ptr_x86_64")
     way = detour._jump(callbacks["lookup_block"])
-    assert ctypes.string_at(helper, len(way)) == way, "no machine was made yet"
+    assert ctypes.string_at(helper, len(way)) == way
     detour._overwrite(helper, detour._jump(check.address))
     try:
         yield words

@@ -38,7 +38,7 @@ def machine(new: Callable[..., Machine]) -> Machine:
 @pytest.fixture
 def checked(machine: Machine) -> Iterator[Any]:
     """Every answer to where the next block is must be the engine's; the counts so far."""
-    with checking() as words:
+    with checking(machine.cpu.library) as words:
         yield words
         asked, wrong, *last = words.tolist()
         assert asked > 0
