@@ -182,6 +182,40 @@ def one_world(stack: ExitStack, wire: Wire) -> World:
     return world
 
 
+@pytest.mark.parametrize("name", ["_receive", "_send"])
+def test_an_interrupt_on_the_way_back_loses_no_place_of_a_ring(name: str) -> None:
+    """Python runs signal handlers right there; a machine that is run again goes on behind what was shown."""
+    index = RX if name == "_receive" else TX
+    with ExitStack() as stack:
+        world = one_world(stack, Sockets())
+        compiled, queue = getattr(world.rings, name), world.card.queues[index].state
+        sent = NOISE + bytes(60)
+
+        def go() -> None:
+            if index == RX:
+                bring(world, [sent])
+            else:
+                offer(world.ram, TX, sent, 0, queue.next_avail)
+                world.card.notify(4 * TX, 2, 0)
+
+        def interrupted(*arguments: int) -> int:
+            compiled(*arguments)
+            raise KeyboardInterrupt
+
+        setattr(world.rings, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            go()
+        assert shown(world, index) == queue.published == queue.used == queue.next_avail == 1
+        setattr(world.rings, name, compiled)
+        go()
+        assert shown(world, index) == queue.published == queue.used == queue.next_avail == 2
+
+
+def shown(world: World, index: int) -> int:
+    """What the driver sees that was given back."""
+    return int.from_bytes(world.ram.read(world.card.queues[index].state.device + 2, 2), "little")
+
+
 @pytest.mark.parametrize("size", LIMITS)
 def test_each_limit_of_a_frame(size: int, counted: dict[str, list[int]]) -> None:
     """Whatever has no Ethernet header, or is longer than the longest, is lost and counted, either way."""

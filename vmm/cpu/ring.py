@@ -2,7 +2,8 @@
 
 A network card's work on a frame is some twenty small reads and writes of its rings, which cost far more in
 Python than they take.  Here the registers of the queue go into a block, one compiled function does all of it
-(:mod:`vmm.cpu.ring_kernel`, :mod:`vmm.cpu.frames_kernel`), and the registers come back.
+(:mod:`vmm.cpu.ring_kernel`, :mod:`vmm.cpu.frames_kernel`), and the registers come back.  They do so also when
+a signal handler raises as the compiled function returns: the driver has seen the rings by then.
 """
 
 from __future__ import annotations
@@ -109,20 +110,26 @@ class Rings:
     ) -> tuple[int, int, bool, bytes | None]:
         options = words.HOST_HEADER | (words.MERGEABLE if mergeable else 0)
         _ASKED.pack_into(self._block, words.OPTIONS, options, 0, *_registers(queue), 0, 0, NOTHING)
-        wanted: int = self._receive(self._address, descriptor)
-        moved = _MOVED.unpack_from(self._block, words.FRAMES)
-        frames, size, _, held, queue.told, queue.published, queue.used, queue.next_avail, had_code, _ = moved
-        if had_code:
-            self._wrote(queue)
+        try:
+            wanted: int = self._receive(self._address, descriptor)
+        finally:
+            moved = _MOVED.unpack_from(self._block, words.FRAMES)
+            frames, size, _, held, queue.told, queue.published, queue.used, queue.next_avail, had_code, _ = (
+                moved
+            )
+            if had_code:
+                self._wrote(queue)
         return frames, size, wanted != 0, bytes(self._frame[:held]) if held >= 0 else None
 
     def send(self, queue: RingRegisters, descriptor: int) -> tuple[int, int, int, int, bool]:
         _ASKED.pack_into(self._block, words.OPTIONS, 0, 0, *_registers(queue), 0, UNREAD, NOTHING)
-        wanted: int = self._send(self._address, descriptor)
-        moved = _MOVED.unpack_from(self._block, words.FRAMES)
-        frames, size, longest, _, _, queue.published, queue.used, queue.next_avail, had_code, left = moved
-        if had_code:
-            self._wrote(queue)
+        try:
+            wanted: int = self._send(self._address, descriptor)
+        finally:
+            moved = _MOVED.unpack_from(self._block, words.FRAMES)
+            frames, size, longest, _, _, queue.published, queue.used, queue.next_avail, had_code, left = moved
+            if had_code:
+                self._wrote(queue)
         if wanted == words.NOT_SO_SIMPLE:
             return frames, size, longest, left, False
         return frames, size, longest, 0, wanted != 0
