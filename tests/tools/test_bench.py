@@ -40,10 +40,10 @@ def test_costs_beside_qemu(tool: Callable[[str], str], tmp_path: Path) -> None:
     for result in document["results"]:
         samples = result["samples"]
         assert len(samples[OURS]) == len(samples[QEMU]) == 1
-        assert all(samples[side][0] >= 0 for side in (OURS, QEMU)), result
-    # A loop's cost is a difference, which --quick and a busy host may make nothing of; but not of all.
-    assert any(result["samples"][OURS][0] > 0 for result in document["results"])
-    assert any(result["samples"][QEMU][0] > 0 for result in document["results"])
+        # a loop's cost is a difference: --quick repeats the cheapest too seldom to see them
+        costly = any(word in result["name"] for word in ("#PF", "MOV CR3"))
+        for side in (OURS, QEMU):
+            assert samples[side][0] > 0 if costly else samples[side][0] >= 0, result
     assert sum("#PF" in result["name"] or "MOV CR3" in result["name"] for result in document["results"]) >= 2
 
 
