@@ -30,7 +30,7 @@ class Loop:
     turns: int
 
     def repeated(self, run: Run) -> int:
-        """Turns in this run: also in a quick one so many that a busy host does not read both marks at once."""
+        """Turns in this run, so many in a quick one too that a busy host does not read both marks at once."""
         return max(run.scaled(self.turns), min(self.turns, TURNS_MIN))
 
 
